@@ -1,0 +1,90 @@
+package routing
+
+// A Reason says why a statement has its class, or why a server was chosen. The
+// set is closed, so that reasons can be metric labels.
+type Reason uint8
+
+// Reasons of a classification.
+const (
+	ReasonUnclassified       Reason = iota // the text could not be read
+	ReasonRead                             // nothing in the text speaks against a standby
+	ReasonWrite                            // INSERT, UPDATE, DELETE, MERGE, COPY FROM, at any depth
+	ReasonDDL                              // CREATE, ALTER, DROP, GRANT, VACUUM and the like
+	ReasonLockingRead                      // SELECT … FOR UPDATE and its kin
+	ReasonLock                             // LOCK TABLE, advisory locks
+	ReasonFunction                         // calls a function that writes, or that is not known to be harmless
+	ReasonServerState                      // asks about, or acts on, the server it runs on
+	ReasonSessionState                     // SET, PREPARE, LISTEN, temporary tables, cursors WITH HOLD
+	ReasonTransactionControl               // BEGIN, COMMIT, SAVEPOINT, PREPARE TRANSACTION
+)
+
+// Reasons of a decision.
+const (
+	ReasonTransaction    Reason = iota + 32 // a transaction is open on this server
+	ReasonPinned                            // session state lives on this server
+	ReasonHint                              // the caller asked for this role
+	ReasonPreference                        // read_preference asks for this role
+	ReasonReadYourWrites                    // no replica is known to hold the session's last write
+	ReasonLag                               // no replica is fresh enough
+	ReasonReplicaDown                       // no replica answers
+	ReasonNoReplica                         // the herd has no replica
+	ReasonPrimaryDown                       // the primary would have been chosen and does not answer
+	ReasonReadOnlyTx                        // a read-only transaction may run on a replica
+	ReasonMisroute                          // a standby refused this text before
+	ReasonNoPrimary                         // no primary is known
+	ReasonNoServer                          // no server may run the statement
+)
+
+var reasonNames = [...]string{
+	ReasonUnclassified:       "unclassified",
+	ReasonRead:               "read",
+	ReasonWrite:              "write",
+	ReasonDDL:                "ddl",
+	ReasonLockingRead:        "locking-read",
+	ReasonLock:               "lock",
+	ReasonFunction:           "function",
+	ReasonServerState:        "server-state",
+	ReasonSessionState:       "session-state",
+	ReasonTransactionControl: "transaction-control",
+
+	ReasonTransaction:    "transaction",
+	ReasonPinned:         "pinned",
+	ReasonHint:           "hint",
+	ReasonPreference:     "read-preference",
+	ReasonReadYourWrites: "read-your-writes",
+	ReasonLag:            "lag",
+	ReasonReplicaDown:    "replica-down",
+	ReasonNoReplica:      "no-replica",
+	ReasonPrimaryDown:    "primary-down",
+	ReasonReadOnlyTx:     "read-only-transaction",
+	ReasonMisroute:       "misroute",
+	ReasonNoPrimary:      "no-primary",
+	ReasonNoServer:       "no-server",
+}
+
+// NumReasons is one more than the greatest [Reason].
+const NumReasons = len(reasonNames)
+
+// String returns the reason as it appears in logs, metrics and Explain.
+func (r Reason) String() string {
+	if int(r) < len(reasonNames) && reasonNames[r] != "" {
+		return reasonNames[r]
+	}
+	return "invalid"
+}
+
+var classNames = [...]string{
+	Unclassified: "unclassified",
+	Read:         "read",
+	Write:        "write",
+	SessionState: "session",
+	Txn:          "txn",
+}
+
+// String returns "read", "write", "session", "txn" or "unclassified".
+func (c Class) String() string { return nameOf(classNames[:], int(c)) }
+
+var roleNames = [...]string{Unknown: "unknown", Primary: "primary", Replica: "replica"}
+
+// String returns "primary", "replica" or "unknown".
+func (r Role) String() string { return nameOf(roleNames[:], int(r)) }

@@ -1,0 +1,172 @@
+// Package routing decides which server of a herd runs a statement.
+//
+// It is pure: text and values go in, a [Decision] comes out. There is no I/O,
+// no clock, no context and no hidden state, so that a decision can be printed,
+// replayed and fuzzed.
+//
+//	text ── Classify ──▶ Statement ─┐
+//	hints, transaction ── Session ──┼── Decide ──▶ Decision{Server, Reason}
+//	roles, lag ── View ─────────────┘
+//
+// [Classify] answers one question: may this text run on a hot standby, with the
+// same meaning? It reads PostgreSQL's lexical rules and as much of its grammar
+// as the answer needs. When in doubt, the answer is the primary.
+//
+// [Decide] then chooses among the servers of a [View], an immutable picture of
+// the herd: who is the primary, who answers, and how fresh each replica is.
+package routing
+
+import "time"
+
+// A Class says what a statement is to a router. Only [Read] may run on a
+// replica. The zero value is [Unclassified].
+type Class uint8
+
+const (
+	Unclassified Class = iota // could not be read; treated as a write
+	Read                      // same answer, no effect, on primary and replica
+	Write                     // changes data, takes locks, or means something else on a standby
+	SessionState              // reads or changes the state of the session: SET, LISTEN, PREPARE, temporary tables
+	Txn                       // transaction control: BEGIN, COMMIT, SAVEPOINT, PREPARE TRANSACTION
+)
+
+// A Statement is what [Classify] learned from a text. It is immutable and safe
+// for concurrent use.
+type Statement struct {
+	Class  Class
+	Reason Reason // why the statement has its class
+
+	// Pins reports that the statement leaves something in the session that
+	// later statements rely on: a setting, a temporary table, an advisory lock,
+	// a prepared statement, an open cursor, a transaction. The virtual
+	// connection must then stay on the physical one that ran it.
+	Pins bool
+
+	// Hint is the role that a comment such as /* pgherd: primary */ asks for,
+	// or [Unknown].
+	Hint Role
+
+	// Functions and Relations are the names that the text calls and reads,
+	// in order of first appearance, lower-cased unless quoted, with their
+	// schema where the text has one ("s.f").
+	Functions, Relations []string
+}
+
+// A Role is what a server is in replication. The zero value is [Unknown].
+type Role uint8
+
+const (
+	Unknown Role = iota
+	Primary      // accepts writes
+	Replica      // a hot standby
+)
+
+// An Instant is a point on a monotonic clock that the caller keeps, in
+// nanoseconds. Zero means never.
+type Instant int64
+
+// Sub returns the time from u to t.
+func (t Instant) Sub(u Instant) time.Duration { return time.Duration(t - u) }
+
+// A Server is one member of the herd at one time.
+type Server struct {
+	Name string
+	Role Role
+
+	// Up reports that the server answered when it was last asked. A server
+	// that is not up gets no reads while another one is.
+	Up bool
+
+	// Fresh is the latest instant of which it is known that the server holds
+	// everything the primary had committed by then. It is measured with log
+	// positions, not with clocks of servers. Zero means unknown, which is not
+	// the same as far behind. The primary is always fresh and needs none.
+	Fresh Instant
+
+	// LagBytes is how much log the replica had still to replay when it was
+	// last asked; -1 means unknown.
+	LagBytes int64
+
+	// Weight is the share of reads that a replica gets beside the others.
+	// A replica of weight 0 is used when no other is suitable.
+	Weight int
+}
+
+// A View is the herd at one time, with the policy that it is used by. It is
+// immutable once published and safe for concurrent use.
+type View struct {
+	Servers []Server
+	Primary int // index of the primary in Servers; -1 where none is known
+
+	// Asked is when the primary last answered. While it answers, freshness is
+	// judged against now. When it does not, nothing can be committed that we
+	// could learn of, and freshness is judged against Asked: a dead primary
+	// does not make its replicas staler.
+	Asked Instant
+
+	Policy
+}
+
+// A Policy is what the configuration says of reads. The zero value reads from
+// replicas of any age, and from the primary when there is none.
+type Policy struct {
+	Preference Preference
+	Balance    Balance
+
+	// MaxLag bounds how stale a read may be; 0 means any.
+	MaxLag time.Duration
+	// MaxLagBytes bounds LagBytes; 0 means any.
+	MaxLagBytes int64
+	// LagUnknown lets a replica of unknown lag serve reads under a bound.
+	LagUnknown bool
+	// NoFallback makes a read that no replica may serve an error. Without it
+	// the primary serves the read.
+	NoFallback bool
+}
+
+// A Session is what a decision must know of its statement's surroundings.
+// The zero value is an autocommit statement with no history.
+type Session struct {
+	Now Instant
+
+	// Held is 1 + the index of the server whose physical connection the
+	// statement must use, because a transaction or session state lives there;
+	// 0 means none. HeldFor says why.
+	Held    int
+	HeldFor Reason
+
+	// Wrote is when the session's last write was acknowledged. Its reads need
+	// a server that is fresh as of then. Zero means no write.
+	Wrote Instant
+
+	// MaxLag, if positive, is the call's own bound; the tighter of it and the
+	// policy's holds.
+	MaxLag time.Duration
+
+	// Hint is the role that the caller asked for, or [Unknown]. [Replica]
+	// applies to statements that may run there and is ignored for all others.
+	Hint Role
+
+	// ReadOnlyTx marks a transaction begun read-only at an isolation level
+	// that a standby has.
+	ReadOnlyTx bool
+
+	// Avoid lists servers that already failed this statement.
+	Avoid []int
+}
+
+// A Load tells how busy servers are. Its methods are called by [Decide] with
+// indexes into [View.Servers] and must be safe for concurrent use.
+type Load interface {
+	// InFlight is the number of statements that the server is running for us.
+	InFlight(server int) int64
+	// Latency is a moving average of the time the server takes to answer;
+	// zero where nothing is known.
+	Latency(server int) time.Duration
+}
+
+// A Decision says where a statement runs, and why.
+type Decision struct {
+	Server int // index into View.Servers; -1 where no server may run it
+	Reason Reason
+}
