@@ -87,8 +87,9 @@ type Server struct {
 	// last asked; -1 means unknown.
 	LagBytes int64
 
-	// Weight is the share of reads that a replica gets beside the others.
-	// A replica of weight 0 is used when no other is suitable.
+	// Weight is the share of reads that a replica gets beside the others, and
+	// under [AnyServer] the primary, too. A server of weight 0 is used when no
+	// other is suitable.
 	Weight int
 }
 
@@ -113,14 +114,18 @@ type Policy struct {
 	Preference Preference
 	Balance    Balance
 
-	// MaxLag bounds how stale a read may be; 0 means any.
+	// MaxLag bounds how stale a read may be; 0 means any. It yields while the
+	// primary is down and no replica is within it, unless NoFallback is set.
 	MaxLag time.Duration
-	// MaxLagBytes bounds LagBytes; 0 means any.
+	// MaxLagBytes bounds LagBytes; 0 means any. It yields as MaxLag does.
 	MaxLagBytes int64
-	// LagUnknown lets a replica of unknown lag serve reads under a bound.
+	// LagUnknown lets a replica of unknown lag serve reads under a bound. It
+	// never lets one serve a session that wrote: unknown is not fresh.
 	LagUnknown bool
 	// NoFallback makes a read that no replica may serve an error. Without it
-	// the primary serves the read.
+	// the primary serves the read. It spares the primary the reads of all when
+	// replicas are down or late; a read that only its session's own write keeps
+	// from the replicas goes to the primary all the same.
 	NoFallback bool
 }
 
@@ -140,7 +145,7 @@ type Session struct {
 	Wrote Instant
 
 	// MaxLag, if positive, is the call's own bound; the tighter of it and the
-	// policy's holds.
+	// policy's holds. Unlike the policy's it never yields.
 	MaxLag time.Duration
 
 	// Hint is the role that the caller asked for, or [Unknown]. [Replica]
@@ -148,10 +153,14 @@ type Session struct {
 	Hint Role
 
 	// ReadOnlyTx marks a transaction begun read-only at an isolation level
-	// that a standby has.
+	// that a standby has. It lets a statement of class [Txn], its BEGIN, run
+	// on a replica. It does not turn other statements into reads: a read-only
+	// transaction may still take an advisory lock, and a standby would grant
+	// one that nobody else sees.
 	ReadOnlyTx bool
 
-	// Avoid lists servers that already failed this statement.
+	// Avoid lists servers that already failed this statement. They are not
+	// chosen again, be the outcome an error.
 	Avoid []int
 }
 

@@ -1,0 +1,172 @@
+package routing
+
+import "math/bits"
+
+// candidates are the servers that a read may be given to. They are counted in a
+// first pass over the view and found again in a second one: a decision that
+// kept them in a slice would have to allocate it.
+type candidates struct {
+	*read
+	bounds
+	n     int    // number of candidates
+	total uint64 // sum of their weights
+	spare bool   // all of them have weight 0, and count as 1
+}
+
+// pick returns the server that a read runs on, or -1 and the hurdle at which the
+// nearest replica failed.
+func (r *read) pick(b bounds, load Load) (server int, nearest hurdle) {
+	c := candidates{read: r, bounds: b}
+	spares, only, onlySpare := 0, -1, -1
+	for i := range r.view.Servers {
+		h := r.judge(i, &b)
+		nearest = max(nearest, h)
+		if h != none {
+			continue
+		}
+		if w := r.view.Servers[i].Weight; w > 0 {
+			c.n, c.total, only = c.n+1, c.total+uint64(w), i
+		} else {
+			spares, onlySpare = spares+1, i
+		}
+	}
+	if c.n == 0 {
+		c.n, c.total, c.spare, only = spares, uint64(spares), true, onlySpare
+	}
+	if c.n <= 1 {
+		return only, nearest
+	}
+	switch r.view.Balance {
+	case RoundRobin:
+		return c.roundRobin(), nearest
+	case LeastConns:
+		return c.leastConns(load), nearest
+	case Latency:
+		return c.latency(load), nearest
+	case InOrder:
+		return c.nth(0), nearest
+	}
+	return c.at(r.tie % c.total), nearest
+}
+
+// weight is the weight of a server among the candidates, and 0 for others.
+func (c *candidates) weight(i int) uint64 {
+	w := c.view.Servers[i].Weight
+	if c.spare == (w > 0) || c.judge(i, &c.bounds) != none {
+		return 0
+	}
+	if c.spare {
+		return 1
+	}
+	return uint64(w)
+}
+
+// at returns the candidate that owns a point below the total weight, where each
+// owns as many points as it weighs.
+func (c *candidates) at(point uint64) int {
+	for i := range c.view.Servers {
+		w := c.weight(i)
+		if point < w {
+			return i
+		}
+		point -= w
+	}
+	return -1
+}
+
+// nth returns the candidate that n others precede.
+func (c *candidates) nth(n int) int {
+	for i := range c.view.Servers {
+		if c.weight(i) == 0 {
+			continue
+		}
+		if n == 0 {
+			return i
+		}
+		n--
+	}
+	return -1
+}
+
+// roundRobin visits each point of the total weight once in as many decisions.
+// Neighbouring points have the same owner, so it goes from one to the next in
+// strides near the golden section of the whole: weights of 100 and 50 are then
+// served in turns, not in runs of 100. Weights are divided by what they have in
+// common, so that equal ones are served strictly in turn.
+func (c *candidates) roundRobin() int {
+	var unit uint64
+	for i := range c.view.Servers {
+		unit = gcd(unit, c.weight(i))
+	}
+	slots := c.total / unit
+	stride := max(1, slots*5/8)
+	for gcd(stride, slots) != 1 {
+		stride++
+	}
+	hi, lo := bits.Mul64(c.tie%slots, stride)
+	return c.at(bits.Rem64(hi, lo, slots) * unit)
+}
+
+func gcd(a, b uint64) uint64 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
+
+// leastConns returns the candidate with the fewest statements in flight for its
+// weight. Among equals, which on an idle herd are all, chance decides by weight.
+func (c *candidates) leastConns(load Load) int {
+	best, least, seen, tie := -1, 0.0, uint64(0), c.tie
+	for i := range c.view.Servers {
+		w := c.weight(i)
+		if w == 0 {
+			continue
+		}
+		conns := float64(load.InFlight(i)) / float64(w)
+		switch {
+		case best < 0 || conns < least:
+			best, least, seen = i, conns, w
+		case conns == least:
+			// Each of the equals so far has kept its share of seen.
+			seen += w
+			tie = mix(tie)
+			if tie%seen < w {
+				best = i
+			}
+		}
+	}
+	return best
+}
+
+// mix is a step of SplitMix64: a random number from a random number.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// latency takes two candidates at random and returns the one that will answer
+// sooner. Two are enough to avoid the slow ones, and unlike taking the best of
+// all it does not send everybody to the same server at once
+// (https://www.eecs.harvard.edu/~michaelm/postscripts/mythesis.pdf).
+//
+// Where the latency of one of them is unknown, only load and weight are
+// compared: a new server is then tried, and not overrun.
+func (c *candidates) latency(load Load) int {
+	first := int(c.tie % uint64(c.n))
+	second := (first + 1 + int(c.tie>>32%uint64(c.n-1))) % c.n
+	a, b := c.nth(first), c.nth(second)
+	la, lb := load.Latency(a), load.Latency(b)
+	if la <= 0 || lb <= 0 {
+		la, lb = 1, 1
+	}
+	// Each side's weight is the divisor of its own cost, so it multiplies the other's.
+	costA := float64(la) * float64(load.InFlight(a)+1) * float64(c.weight(b))
+	costB := float64(lb) * float64(load.InFlight(b)+1) * float64(c.weight(a))
+	if costB < costA {
+		return b
+	}
+	return a
+}

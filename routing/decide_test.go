@@ -1,0 +1,216 @@
+package routing
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite the expected decisions in testdata")
+
+// TestDecide holds the conversations in testdata/decide, one file for each rule.
+// A comment above a case documents the rule. The language has three commands,
+// each in a paragraph of its own:
+//
+//	view [max-lag=D] [max-lag-bytes=N] [prefer=P] [balance=B] [asked=D] [lag-unknown] [no-fallback]
+//	primary|replica|unknown NAME [lag=D] [bytes=N] [weight=N] [down] [elected]
+//	...
+//
+//	decide CLASS [hint=ROLE] [comment=ROLE] [wrote=D] [max-lag=D] [held=NAME] [read-only-tx] [avoid=NAME,...] [tie=N]
+//	----
+//	NAME reason=REASON
+//
+// Durations lie before now. A replica's lag and bytes are unknown unless given.
+// The first primary is the view's, or the elected one.
+func TestDecide(t *testing.T) {
+	files, err := filepath.Glob("testdata/decide/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no conversations: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := converse(t, string(text))
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want := strings.Split(string(text), "\n")
+			for i, line := range strings.Split(got, "\n") {
+				if line != want[i] {
+					t.Errorf("%s:%d: got %q, want %q", file, i+1, line, want[i])
+				}
+			}
+		})
+	}
+}
+
+// converse returns text with the answers that Decide gives.
+func converse(t *testing.T, text string) string {
+	var out []string
+	var v *View
+	for paragraph := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
+		lines := strings.Split(paragraph, "\n")
+		at := 0
+		for at < len(lines) && strings.HasPrefix(lines[at], "#") {
+			at++
+		}
+		if at < len(lines) {
+			switch command, _, _ := strings.Cut(lines[at], " "); command {
+			case "view":
+				v = parseView(t, lines[at:])
+			case "decide":
+				d := decideLine(t, lines[at], v)
+				server := "none"
+				if d.Server >= 0 {
+					server = v.Servers[d.Server].Name
+				}
+				lines = append(lines[:at+1:at+1], "----", fmt.Sprintf("%s reason=%s", server, d.Reason))
+			default:
+				t.Fatalf("unknown command in %q", lines[at])
+			}
+		}
+		out = append(out, strings.Join(lines, "\n"))
+	}
+	return strings.Join(out, "\n\n") + "\n"
+}
+
+const now = Instant(1000 * time.Second)
+
+// words calls f for each word of a line, split at its "=".
+func words(t *testing.T, line string, f func(key, value string) error) {
+	for word := range strings.FieldsSeq(line) {
+		key, value, _ := strings.Cut(word, "=")
+		if err := f(key, value); err != nil {
+			t.Fatalf("%q in %q: %v", word, line, err)
+		}
+	}
+}
+
+func ago(value string) (Instant, error) {
+	d, err := time.ParseDuration(value)
+	return now - Instant(d), err
+}
+
+func parseView(t *testing.T, lines []string) *View {
+	v := &View{Primary: -1, Asked: now}
+	words(t, strings.TrimPrefix(lines[0], "view"), func(key, value string) (err error) {
+		ok := true
+		switch key {
+		case "max-lag":
+			v.MaxLag, err = time.ParseDuration(value)
+		case "max-lag-bytes":
+			v.MaxLagBytes, err = strconv.ParseInt(value, 10, 64)
+		case "prefer":
+			v.Preference, ok = ParsePreference(value)
+		case "balance":
+			v.Balance, ok = ParseBalance(value)
+		case "asked":
+			v.Asked, err = ago(value)
+		case "lag-unknown":
+			v.LagUnknown = true
+		case "no-fallback":
+			v.NoFallback = true
+		default:
+			ok = false
+		}
+		if !ok {
+			return strconv.ErrSyntax
+		}
+		return err
+	})
+	for i, line := range lines[1:] {
+		f := strings.Fields(line)
+		server := Server{Name: f[1], Role: role(f[0]), Up: true, LagBytes: -1, Weight: 1}
+		if server.Role == Primary && v.Primary < 0 {
+			v.Primary = i
+		}
+		words(t, strings.Join(f[2:], " "), func(key, value string) (err error) {
+			switch key {
+			case "lag":
+				server.Fresh, err = ago(value)
+			case "bytes":
+				server.LagBytes, err = strconv.ParseInt(value, 10, 64)
+			case "weight":
+				server.Weight, err = strconv.Atoi(value)
+			case "down":
+				server.Up = false
+			case "elected":
+				v.Primary = i
+			default:
+				err = strconv.ErrSyntax
+			}
+			return err
+		})
+		v.Servers = append(v.Servers, server)
+	}
+	return v
+}
+
+func role(name string) Role {
+	i, _ := indexOf(roleNames[:], name)
+	return Role(i)
+}
+
+func decideLine(t *testing.T, line string, v *View) Decision {
+	f := strings.Fields(line)
+	class, ok := indexOf(classNames[:], f[1])
+	if !ok {
+		t.Fatalf("unknown class in %q", line)
+	}
+	st := &Statement{Class: Class(class), Reason: map[Class]Reason{
+		Read: ReasonRead, Write: ReasonWrite, SessionState: ReasonSessionState, Txn: ReasonTransactionControl,
+	}[Class(class)]}
+	index := func(name string) int {
+		i := slices.IndexFunc(v.Servers, func(s Server) bool { return s.Name == name })
+		if i < 0 {
+			t.Fatalf("unknown server %q in %q", name, line)
+		}
+		return i
+	}
+	s := Session{Now: now}
+	var tie uint64
+	words(t, strings.Join(f[2:], " "), func(key, value string) (err error) {
+		switch key {
+		case "hint":
+			s.Hint = role(value)
+		case "comment":
+			st.Hint = role(value)
+		case "wrote":
+			s.Wrote, err = ago(value)
+		case "max-lag":
+			s.MaxLag, err = time.ParseDuration(value)
+		case "held":
+			s.Held, s.HeldFor = index(value)+1, ReasonTransaction
+		case "read-only-tx":
+			s.ReadOnlyTx = true
+		case "avoid":
+			for name := range strings.SplitSeq(value, ",") {
+				s.Avoid = append(s.Avoid, index(name))
+			}
+		case "tie":
+			tie, err = strconv.ParseUint(value, 10, 64)
+		default:
+			err = strconv.ErrSyntax
+		}
+		return err
+	})
+	return Decide(st, s, v, idle{}, tie)
+}
+
+// idle is the load of servers that have nothing to do.
+type idle struct{}
+
+func (idle) InFlight(int) int64        { return 0 }
+func (idle) Latency(int) time.Duration { return 0 }
