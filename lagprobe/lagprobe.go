@@ -1,39 +1,113 @@
 // Package lagprobe asks the servers of a herd who they are and how far they
 // have come, in the background, and publishes what they said.
 //
-// TODO(owner): the model.
+//	targets ── question ──▶ Sample ──▶ herd: election, freshness ──▶ Snapshot ──▶ publish
+//
+// # Questions
+//
+// Each server is asked over a connection that the probe reserves, so that a
+// busy pool does not look like a dead server. A question is one round trip, and a
+// server is never asked a second one while one is under way. Any role that may
+// connect may ask.
+//
+// The primary is asked first, and the standbys a moment after it has answered
+// (a twentieth of the interval), when what it had logged has normally reached them. Standbys never wait for a
+// primary that does not answer: they are asked after one interval in any case, and a
+// quarter of an interval after a [Prober.Refresh].
+//
+// # Freshness
+//
+// The probe measures with positions in the write-ahead log and with its own
+// clock; clocks of servers are not used. It remembers pairs (time, LSN) of
+// the primary: the question was sent at that time, and the answer was that the log ended at that
+// LSN; so whatever was committed by that time lies at or before that LSN. The
+// latest such time whose LSN a standby has replayed is its [Status.Fresh].
+//
+// So a standby of an idle primary stays fresh, as nothing is missing there, even if
+// it is cut off; a standby that is cut off from a busy primary ages one second per
+// second; and without an answer from the primary nothing gets fresher.
+//
+// The end of the log is where the next record would be inserted, not where the log was written or
+// flushed to: under synchronous_commit=off a commit is acknowledged before it is written.
+//
+// # Timelines
+//
+// A promotion forks the log: from the switch on, equal positions on two [timelines]
+// are different data. So positions are compared only within the primary's
+// timeline, and what was known of the old one is forgotten when a server of a higher one is elected.
+//
+// A primary's timeline is exact. A standby's is a lower bound: PostgreSQL tells
+// the timeline that a standby receives only to roles with pg_read_all_stats
+// (pg_monitor has it); other roles see that of the last restartpoint. For those,
+// after a promotion, the standbys are of unknown freshness until the first
+// restartpoint on the new timeline, by default some minutes later. That errs to the safe side: a
+// standby that still follows the old primary looks the same until then.
+//
+// What cannot be known: two servers promoted independently to a timeline of the same
+// number look alike. PostgreSQL itself tells them apart only by their history files.
+//
+// [timelines]: https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES
 package lagprobe
 
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"sync"
 	"time"
+)
+
+// Errors of servers that answer and must not be used all the same. The errors in [Status]
+// wrap them and name the server.
+var (
+	// ErrForeignCluster is the error of a server whose database system
+	// identifier is not the herd's: it is no copy of the primary.
+	ErrForeignCluster = errors.New("server of another cluster")
+
+	// ErrStalePrimary is the error of a server that is not in recovery and is not
+	// the primary: it was replaced by a server of a higher timeline, and
+	// what is written to it will be lost.
+	ErrStalePrimary = errors.New("stale primary")
+
+	errClosed = errors.New("lagprobe: prober is closed")
 )
 
 // A Target is a server to ask.
 type Target struct {
+	// Name is used in errors and in [Status].
 	Name string
-	// DB is the handle that the probe takes its one connection from and keeps
-	// it as long as it works.
+	// DB must lead to one server only. The probe takes one connection from it
+	// and keeps it as long as it works.
 	DB *sql.DB
 }
 
 // Options are the settings of a [Prober].
 type Options struct {
-	Interval time.Duration // between two questions to one server; default 1 s
+	Interval time.Duration // at most so long between two questions to one server; default 1 s
 	Timeout  time.Duration // for one question, a new connection included; default 1 s
 }
 
 // A Sample is the answer of one server to one question.
 type Sample struct {
-	Asked    time.Time     // when the question was sent
-	Took     time.Duration // until the answer was there
-	Err      error         // why there is no answer; the other fields are then those of the last answer
-	Standby  bool          // pg_is_in_recovery()
-	LSN      uint64        // primary: end of the log that any commit so far is in; standby: end of what it replayed
-	Timeline uint32        // primary only
-	SystemID uint64        // database system identifier
-	Version  int           // server_version_num
+	Asked time.Time     // when the question was sent
+	Took  time.Duration // until the answer was there
+
+	// Err says why there is no answer, or why the server must not be used ([ErrForeignCluster], [ErrStalePrimary]).
+	// Where there is no answer, the fields below are those of the last one.
+	Err error
+
+	Standby bool // pg_is_in_recovery()
+
+	// LSN is the end of the log: on a primary of what was inserted, so that any commit
+	// so far is at or before it; on a standby of what was replayed. Zero means
+	// unknown: nothing replayed yet, or a server that does not tell (Aurora).
+	LSN uint64
+	// Timeline is the primary's timeline, or one that the standby is known to have
+	// reached. Zero means unknown.
+	Timeline uint32
+
+	SystemID uint64 // database system identifier; zero if unknown
+	Version  int    // server_version_num; zero if unknown
 }
 
 // A Status is what is known of one server.
@@ -46,31 +120,110 @@ type Status struct {
 
 	// Fresh is the latest time of which it is known that this server had
 	// replayed everything that the primary had committed by then; zero if
-	// unknown.
+	// unknown. For the primary it is Answered.
 	Fresh time.Time
-	// LagBytes is the log that the primary had and this server had not
-	// replayed when it was last asked; -1 if unknown.
+	// LagBytes is the log that the primary was known to have and this server had not
+	// replayed when it last answered; -1 if unknown.
 	LagBytes int64
 }
 
 // A Snapshot is what is known of all servers at one time. It is immutable.
 type Snapshot struct {
 	Servers []Status // in the order of the targets
-	Primary int      // index of the primary; -1 where none is known
+
+	// Primary is the index of the primary; -1 where none is known, and until each
+	// server was asked once. A primary that does not answer any more remains
+	// the primary, with its Err set, until another server says that it is one.
+	Primary int
 }
 
-// A Prober asks a set of servers until it is closed.
-type Prober struct{}
+// A Prober asks a set of servers until it is closed. Its methods are safe for
+// concurrent use.
+type Prober struct {
+	interval, timeout time.Duration
+
+	publish func(Snapshot)
+	refresh chan struct{}      // of capacity 1: a call of Refresh that was not heeded yet
+	asked   chan struct{}      // closed once every server was asked
+	cancel  context.CancelFunc // stops the loop and all questions
+	running sync.WaitGroup     // the loop and the questions under way
+	closing sync.Once
+	closed  chan struct{} // closed when nothing runs any more
+
+	servers []*server // belong to the loop while it runs
+}
 
 // Start begins to ask. publish is called with each new snapshot, one call at
-// a time, in order.
-func Start(targets []Target, opt Options, publish func(Snapshot)) *Prober { panic("not yet") }
+// a time, in order. It must not block, as the probe waits for it, and must not call
+// [Prober.Close]. The targets' handles must not be closed before the Prober is.
+func Start(targets []Target, opt Options, publish func(Snapshot)) *Prober {
+	if opt.Interval <= 0 {
+		opt.Interval = time.Second
+	}
+	if opt.Timeout <= 0 {
+		opt.Timeout = time.Second
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &Prober{
+		interval: opt.Interval,
+		timeout:  opt.Timeout,
+		publish:  publish,
+		refresh:  make(chan struct{}, 1),
+		asked:    make(chan struct{}),
+		cancel:   cancel,
+		closed:   make(chan struct{}),
+	}
+	for _, t := range targets {
+		p.servers = append(p.servers, &server{link: link{Target: t}})
+	}
+	if len(targets) == 0 {
+		close(p.asked)
+	}
+	l := &loop{Prober: p, herd: newHerd(targets), answers: make(chan answer, len(targets))}
+	p.running.Go(func() { l.run(ctx) })
+	return p
+}
 
-// Refresh asks all servers now, unless a question is already under way.
-func (p *Prober) Refresh() {}
+// Refresh makes the probe ask all servers now: the primary, and the standbys as soon as it
+// has answered. So what was committed before the call is known to be on each
+// standby that has replayed it by then. Refresh does not wait, and costs next to nothing: calls
+// are merged into one round, and no server is asked within 10 ms of its
+// last answer, nor within a quarter of the interval of its last failure.
+func (p *Prober) Refresh() {
+	select {
+	case p.refresh <- struct{}{}:
+	default:
+	}
+}
 
-// Wait blocks until every target was asked at least once.
-func (p *Prober) Wait(ctx context.Context) error { return nil }
+// Wait blocks until every target has answered or failed once, and that was
+// published. It returns the context's error if that is done first, and an
+// error if p is closed.
+func (p *Prober) Wait(ctx context.Context) error {
+	select {
+	case <-p.asked:
+		return nil
+	default:
+	}
+	select {
+	case <-p.asked:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-p.closed:
+		return errClosed
+	}
+}
 
-// Close stops asking and waits until nothing of p runs any more.
-func (p *Prober) Close() {}
+// Close stops asking, cancels the questions under way, waits until nothing of
+// p runs any more, and returns the connections to their handles. It may be called more than once.
+func (p *Prober) Close() {
+	p.cancel()
+	p.closing.Do(func() {
+		p.running.Wait()
+		for _, s := range p.servers {
+			s.link.release()
+		}
+		close(p.closed)
+	})
+}

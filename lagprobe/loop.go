@@ -1,0 +1,204 @@
+package lagprobe
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// spacing is how long a server is left alone after an answer.
+const spacing = 10 * time.Millisecond
+
+// A loop decides when which server is asked. It owns all state, in one goroutine; only
+// the questions themselves run beside it.
+type loop struct {
+	*Prober
+	herd      *herd
+	answers   chan answer // of the servers' number, as no server is asked twice at a time
+	refreshed time.Time   // when the last call of Refresh was heeded
+	rush      bool        // the standbys are due as soon as the lead has answered
+}
+
+// A server is a target as the loop sees it.
+type server struct {
+	link link // belongs to the question while busy
+
+	busy     bool      // a question is under way
+	failures int       // questions without an answer since the last one
+	asked    time.Time // when the last question was sent
+	done     time.Time // when it ended
+	due      time.Time // when the next one is to be sent
+}
+
+// An answer is what came of a question to a server.
+type answer struct {
+	server int
+	Sample
+}
+
+func (l *loop) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		lead := l.lead(now)
+		l.send(ctx, now, lead)
+		wake, refresh := l.next(now, lead)
+		timer.Reset(wake.Sub(now))
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-refresh:
+			l.hasten(time.Now(), lead)
+		case a := <-l.answers:
+			l.learn(a, lead)
+		}
+	}
+}
+
+// lead returns the server that is asked first in each round: the primary, if it
+// answers. Otherwise it returns -1, and no server waits for another.
+func (l *loop) lead(now time.Time) int {
+	i := l.herd.primary
+	if i < 0 {
+		return -1
+	}
+	s := l.servers[i]
+	if s.failures > 0 || s.busy && now.Sub(s.asked) >= l.interval/4 {
+		return -1
+	}
+	return i
+}
+
+// send asks the servers that are due.
+func (l *loop) send(ctx context.Context, now time.Time, lead int) {
+	for i, s := range l.servers {
+		if s.busy || s.due.After(now) {
+			continue
+		}
+		s.busy, s.asked = true, now
+		// The jitter keeps many processes from asking at the same time. Those
+		// behind the lead are asked when it has answered; this is for when it does not.
+		s.due = now.Add(l.interval)
+		if lead < 0 || i == lead {
+			s.due = now.Add(l.jittered())
+		}
+		l.running.Go(func() {
+			l.answers <- answer{i, s.link.ask(ctx, l.timeout)}
+		})
+	}
+}
+
+// jittered returns something less than the interval.
+func (l *loop) jittered() time.Duration {
+	return time.Duration(float64(l.interval) * (0.8 + 0.1*rand.Float64()))
+}
+
+// next returns when there is something to do again, and the channel that
+// may interrupt the waiting. A call of Refresh is heeded when the
+// lead can be asked later than the call; until then it stays in its channel,
+// where all further calls meet it.
+func (l *loop) next(now time.Time, lead int) (wake time.Time, refresh <-chan struct{}) {
+	refresh = l.refresh
+	wake = now.Add(l.interval)
+	for _, s := range l.servers {
+		if !s.busy {
+			wake = earlier(wake, s.due)
+		}
+	}
+	if at := l.refreshed.Add(spacing); now.Before(at) {
+		wake, refresh = earlier(wake, at), nil
+	}
+	if lead >= 0 && l.servers[lead].busy {
+		wake, refresh = earlier(wake, l.servers[lead].asked.Add(l.interval/4)), nil
+	}
+	return wake, refresh
+}
+
+// hasten heeds a call of Refresh.
+func (l *loop) hasten(now time.Time, lead int) {
+	l.refreshed = now
+	l.rush = lead >= 0
+	for i, s := range l.servers {
+		at := now
+		if lead >= 0 && i != lead {
+			at = now.Add(l.interval / 4)
+		}
+		l.pull(s, at)
+	}
+}
+
+// pull makes a server due at a time, if it is not due sooner. It is left alone for a
+// while after its last answer, and longer after a failure, however often
+// it is pulled.
+func (l *loop) pull(s *server, at time.Time) {
+	rest := s.done.Add(spacing)
+	if s.failures > 0 {
+		rest = s.done.Add(l.interval / 4)
+	}
+	if at.Before(rest) {
+		at = rest
+	}
+	s.due = earlier(s.due, at)
+}
+
+// learn takes an answer, and all others that are there, and publishes what is
+// known then.
+func (l *loop) learn(a answer, lead int) {
+	was, waited := l.herd.primary, !l.herd.complete()
+	led := false
+	for more := true; more; {
+		l.settle(a)
+		led = led || a.server == lead
+		select {
+		case a = <-l.answers:
+		default:
+			more = false
+		}
+	}
+	if led || l.herd.primary != was {
+		l.follow(time.Now())
+	}
+	l.publish(l.herd.snapshot())
+	if waited && l.herd.complete() {
+		close(l.asked)
+	}
+}
+
+// settle takes one answer.
+func (l *loop) settle(a answer) {
+	s := l.servers[a.server]
+	s.busy, s.done = false, time.Now()
+	s.failures++
+	switch {
+	case a.Err == nil:
+		s.failures = 0
+	case s.failures <= 2: // a restart is soon over
+		s.due = s.done.Add(l.interval / 4)
+	default:
+		s.due = s.done.Add(l.jittered())
+	}
+	l.herd.learn(a.server, a.Sample)
+}
+
+// follow makes the others due behind the lead, which has answered, failed, or just
+// been elected.
+func (l *loop) follow(now time.Time) {
+	if !l.rush {
+		now = now.Add(l.interval / 20)
+	}
+	l.rush = false
+	for i, s := range l.servers {
+		if i != l.herd.primary {
+			l.pull(s, now)
+		}
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
