@@ -1,0 +1,111 @@
+package pgherd
+
+import (
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// clientDefaults are written out for every server, so that neither the
+// environment nor a service file decides what the Config leaves open: those
+// were read when the DSN was. What is not here has a default in the home
+// directory (sslcert, sslkey, sslrootcert, passfile).
+//
+// They are pgx's, but for connect_timeout: without one, a statement that meets
+// a server whose packets are lost would wait for minutes.
+var clientDefaults = map[string]string{
+	"sslmode":                    "prefer",
+	"sslnegotiation":             "",
+	"sslcertmode":                "allow",
+	"sslsni":                     "1",
+	"sslpassword":                "",
+	"krbsrvname":                 "",
+	"krbspn":                     "",
+	"connect_timeout":            "5",
+	"channel_binding":            "prefer",
+	"require_auth":               "",
+	"min_protocol_version":       "",
+	"max_protocol_version":       "",
+	"target_session_attrs":       "any",
+	"default_query_exec_mode":    "cache_statement",
+	"statement_cache_capacity":   "512",
+	"description_cache_capacity": "512",
+}
+
+// serverConfigs returns the pgx configuration of each host, in order. It reads
+// the certificates and the password file that c names. Each is parsed on its
+// own: pgx would make one connection with fallbacks of a list of hosts, with one
+// password for all.
+func (c *Config) serverConfigs() ([]*pgx.ConnConfig, error) {
+	configs := make([]*pgx.ConnConfig, len(c.Hosts))
+	for i, h := range c.Hosts {
+		given := maps.Clone(clientDefaults)
+		runtime := make(map[string]string)
+		for name, value := range c.Params {
+			if serverParams[name] {
+				runtime[name] = value
+			} else {
+				given[name] = value
+			}
+		}
+		given["host"] = h.Host
+		given["port"] = strconv.Itoa(int(h.Port))
+		given["user"] = c.User
+		given["dbname"] = c.Database
+		// The password is set below, so that it is in no text that pgx keeps.
+		// Without one, pgx looks it up in the password file.
+		given["password"] = ""
+
+		var b strings.Builder
+		for _, name := range slices.Sorted(maps.Keys(given)) {
+			b.WriteString(name + "=" + quoteValue(given[name]) + " ")
+		}
+		pc, err := pgx.ParseConfig(b.String())
+		if err != nil {
+			return nil, c.withoutSecrets(err)
+		}
+		if c.Password != "" {
+			pc.Password = string(c.Password)
+		}
+		// Only ours: pgx adds those of PGOPTIONS, PGTZ, PGAPPNAME and of
+		// a service.
+		pc.RuntimeParams = runtime
+		configs[i] = pc
+	}
+	return configs, nil
+}
+
+// withoutSecrets turns an error of pgx's parser, which holds the whole
+// connection string, into one that holds no part of it.
+func (c *Config) withoutSecrets(err error) error {
+	e := &ConfigError{Source: "Config", Reason: "pgx does not accept these settings"}
+	if pe := new(os.PathError); errors.As(err, &pe) {
+		e.Reason = "cannot " + pe.Op + " the file: " + pe.Err.Error()
+		for _, name := range []string{"sslrootcert", "sslcert", "sslkey"} {
+			if c.Params[name] == pe.Path {
+				e.Param = name
+				return e
+			}
+		}
+		e.Reason = "cannot " + pe.Op + " " + pe.Path + ": " + pe.Err.Error() // a default, not from the Config
+		return e
+	}
+	pe := new(pgconn.ParseConfigError)
+	if !errors.As(err, &pe) || pe.Unwrap() == nil {
+		return e
+	}
+	reason := pe.Unwrap().Error()
+	for _, value := range c.Params {
+		if value != "" && strings.Contains(reason, value) {
+			return e
+		}
+	}
+	e.Reason = reason
+	return e
+}
