@@ -1,0 +1,7 @@
+module github.com/pgherd/pgherd/integration
+
+go 1.26
+
+require github.com/pgherd/pgherd v0.0.0
+
+replace github.com/pgherd/pgherd => ../
