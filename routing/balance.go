@@ -51,14 +51,13 @@ func (r *read) pick(b bounds, load Load) (server int, nearest hurdle) {
 
 // weight is the weight of a server among the candidates, and 0 for others.
 func (c *candidates) weight(i int) uint64 {
-	w := c.view.Servers[i].Weight
-	if c.spare == (w > 0) || c.judge(i, &c.bounds) != none {
+	if c.judge(i, &c.bounds) != none {
 		return 0
 	}
 	if c.spare {
 		return 1
 	}
-	return uint64(w)
+	return uint64(max(0, c.view.Servers[i].Weight))
 }
 
 // at returns the candidate that owns a point below the total weight, where each
