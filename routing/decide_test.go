@@ -48,6 +48,9 @@ func TestDecide(t *testing.T) {
 			}
 			want := strings.Split(string(text), "\n")
 			for i, line := range strings.Split(got, "\n") {
+				if i >= len(want) {
+					t.Fatalf("%s: %q is missing at the end", file, line)
+				}
 				if line != want[i] {
 					t.Errorf("%s:%d: got %q, want %q", file, i+1, line, want[i])
 				}

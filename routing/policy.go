@@ -20,7 +20,7 @@ const (
 	Random     Balance = iota // weighted random
 	RoundRobin                // weighted, each in turn
 	LeastConns                // the one with the fewest statements in flight for its weight
-	Latency                   // the faster of two random ones, by latency and load
+	Latency                   // of two random ones, the one with the lower latency for its load and weight
 	InOrder                   // the first suitable one in order of configuration
 )
 

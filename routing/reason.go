@@ -24,11 +24,11 @@ const (
 	ReasonPinned                            // session state lives on this server
 	ReasonHint                              // the caller asked for this role
 	ReasonPreference                        // read_preference asks for this role
-	ReasonReadYourWrites                    // no replica is known to hold the session's last write
+	ReasonReadYourWrites                    // a replica would serve, but is not known to hold the session's last write
 	ReasonLag                               // no replica is fresh enough
-	ReasonReplicaDown                       // no replica answers
+	ReasonReplicaDown                       // no replica answers, or each has failed this statement
 	ReasonNoReplica                         // the herd has no replica
-	ReasonPrimaryDown                       // the primary would have been chosen and does not answer
+	ReasonPrimaryDown                       // the primary would have been chosen, but does not answer, failed this statement, or is not known
 	ReasonReadOnlyTx                        // a read-only transaction may run on a replica
 	ReasonMisroute                          // a standby refused this text before
 	ReasonNoPrimary                         // no primary is known

@@ -9,8 +9,13 @@ import (
 	"regexp"
 	"testing"
 
+	"github.com/jackc/pgx/v5/stdlib"
+
 	"github.com/pgherd/pgherd/internal/sqlconn"
 )
+
+// Connections of pgx, which nearly all are, are never wrapped.
+var _ sqlconn.Conn = (*stdlib.Conn)(nil)
 
 var conns = []struct {
 	name string
