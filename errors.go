@@ -1,0 +1,236 @@
+package pgherd
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgherd/pgherd/routing"
+)
+
+// ErrClosed is returned for statements on a connector that was closed.
+var ErrClosed = errors.New("pgherd: the herd is closed")
+
+// errDemoted marks a server that was taken for the primary and says on a new
+// connection that it is a standby. Nothing was sent.
+var errDemoted = errors.New("pgherd: the server is a standby now")
+
+// A RouteError says that no server could be chosen for a statement. Its
+// causes, the last errors of the servers, are reached by [errors.As].
+type RouteError struct {
+	Op     string         // "query", "exec", "prepare", "begin" or "ping"
+	Reason routing.Reason // why there is no server
+	Causes []error        // what each server that does not answer said last
+}
+
+func (e *RouteError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "pgherd: %s: no server may run this (%s)", e.Op, e.Reason)
+	for i, err := range e.Causes {
+		if i == 0 {
+			b.WriteString(": ")
+		} else {
+			b.WriteString("; ")
+		}
+		b.WriteString(err.Error())
+	}
+	return b.String()
+}
+
+func (e *RouteError) Unwrap() []error { return e.Causes }
+
+// An AcquireError says that acquire_timeout passed before the pool of a server
+// had a connection to spare. It is a [context.DeadlineExceeded] to errors.Is.
+// Nothing was sent.
+type AcquireError struct {
+	Server     string
+	Timeout    time.Duration // acquire_timeout
+	InUse, Max int           // connections of the pool
+	Waiting    int           // statements waiting for one, this one included
+}
+
+func (e *AcquireError) Error() string {
+	return fmt.Sprintf("pgherd: acquire on %s: no connection came free within %v (%d of %d in use, %d waiting; raise pool_max_conns or acquire_timeout, or hold transactions and rows for a shorter time)",
+		e.Server, e.Timeout, e.InUse, e.Max, e.Waiting)
+}
+
+func (e *AcquireError) Unwrap() error { return context.DeadlineExceeded }
+
+// A verdict says what to do with a statement after an error.
+type verdict uint8
+
+const (
+	giveUp       verdict = iota // the error is the caller's
+	again                       // nothing happened: once more, on another connection
+	elsewhere                   // the server failed a statement without effect: another server
+	onPrimary                   // the replica cannot answer, the primary can
+	stalePrimary                // the server we took for the primary is not, or is gone; nothing happened
+)
+
+// judge says what to do about err, which a server returned for k, or which kept
+// us from reaching it. This and notSent are the only places that know which
+// errors may be followed by another attempt.
+//
+// The rule is that a statement which may have had an effect is never run
+// again: only where not a byte was sent, where the server says that it did
+// nothing, or where there is no effect to repeat (a read, BEGIN, a
+// prepare).
+func judge(ctx context.Context, k *call, l *lease, role routing.Role, err error) verdict {
+	if ctx.Err() != nil {
+		return giveUp // a caller's end is no evidence against a server
+	}
+	harmless := k.op != opExec && k.op != opQuery || k.st.Class == routing.Read
+	sent := l.conn != nil
+	switch {
+	case errors.Is(err, driver.ErrBadConn):
+		return again
+	case isAcquire(err) || errors.Is(err, ErrClosed):
+		return giveUp
+	case errors.Is(err, errDemoted):
+		return stalePrimary
+	}
+	var pgErr *pgconn.PgError
+	if sent && errors.As(err, &pgErr) {
+		switch {
+		case role == routing.Replica && (refusedByStandby(pgErr) || isUnknownToReplica(err)):
+			return onPrimary
+		case role == routing.Primary && pgErr.Code == "25006" && !harmless:
+			return stalePrimary
+		case isStalePlan(err):
+			return again
+		case !harmless:
+			return giveUp
+		case isShutdown(pgErr) && role == routing.Primary:
+			return again // one backend may have been terminated; the next one tells
+		case isShutdown(pgErr) || isOverloaded(pgErr) || role == routing.Replica && isRecoveryConflict(pgErr):
+			return elsewhere
+		}
+		return giveUp
+	}
+	switch {
+	case !sent && (k.st.Class == routing.Read || k.readOnly):
+		return elsewhere
+	case !sent:
+		return stalePrimary
+	case !harmless || !brokeConnection(l, err):
+		return giveUp
+	case role == routing.Primary:
+		return again // a connection broke under it; the next one tells whether the server did
+	}
+	return elsewhere
+}
+
+// isEvidence reports whether err says that the server does not work, as
+// opposed to one of its connections or the statement.
+func isEvidence(l *lease, err error) bool {
+	if isAcquire(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, ErrClosed) {
+		return false
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return isShutdown(pgErr)
+	}
+	return l.conn == nil || brokeConnection(l, err)
+}
+
+// isCallers reports whether err is the end of a caller's context.
+func isCallers(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}
+
+func isAcquire(err error) bool {
+	var e *AcquireError
+	return errors.As(err, &e)
+}
+
+// brokeConnection reports whether err is the end of the connection of l.
+func brokeConnection(l *lease, err error) bool {
+	if l.pg != nil {
+		return l.closed()
+	}
+	var netErr net.Error
+	return errors.As(err, &netErr) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+}
+
+// refusedByStandby reports whether a hot standby refused the statement for
+// being one. It raised the error before any effect. 25006 is not the only one:
+// a quarter of the refusals have other codes, shared with errors that have
+// other causes, so their messages are looked at too (they are translated where
+// lc_messages says so; such a refusal then reaches the caller).
+// https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-USERS
+func refusedByStandby(e *pgconn.PgError) bool {
+	switch e.Code {
+	case "25006": // read_only_sql_transaction
+		return true
+	case "0A000", "55000", "XX000", "58P01":
+		return strings.Contains(e.Message, "recovery") ||
+			strings.Contains(e.Message, "hot standby") ||
+			strings.Contains(e.Message, "temporary or unlogged")
+	}
+	return false
+}
+
+// isUnknownToReplica reports whether the statement names something that does not
+// exist on the replica: it may exist on the primary, where DDL is not yet
+// replayed or a temporary table lives.
+func isUnknownToReplica(err error) bool {
+	var e *pgconn.PgError
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code {
+	case "42P01", // undefined_table
+		"42703", // undefined_column
+		"42883", // undefined_function
+		"42704", // undefined_object
+		"42P02", // undefined_parameter
+		"3F000", // invalid_schema_name
+		"26000", // invalid_sql_statement_name
+		"34000", // invalid_cursor_name
+		"3D000", // invalid_catalog_name
+		"42501": // insufficient_privilege: a GRANT not yet replayed
+		return true
+	}
+	return false
+}
+
+// isStalePlan reports whether a prepared statement was refused because DDL
+// changed its result. PostgreSQL finds that out before it executes anything,
+// and pgx has forgotten the plan by now.
+func isStalePlan(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && e.Code == "0A000" && e.Message == "cached plan must not change result type"
+}
+
+// isShutdown reports whether the server ended the connection because it stops,
+// crashed or starts.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+func isShutdown(e *pgconn.PgError) bool {
+	switch e.Code {
+	case "57P01", // admin_shutdown
+		"57P02", // crash_shutdown
+		"57P03", // cannot_connect_now
+		// Not all of class 08: 08P01 is what a wrong number of parameters gets.
+		"08000", "08001", "08003", "08004", "08006":
+		return true
+	}
+	return false
+}
+
+// isOverloaded reports whether the server has no resources for the statement.
+func isOverloaded(e *pgconn.PgError) bool {
+	return e.Code == "53300" || e.Code == "57P05" // too_many_connections, idle_session_timeout
+}
+
+// isRecoveryConflict reports whether replay cancelled a query on a standby.
+// https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CONFLICT
+func isRecoveryConflict(e *pgconn.PgError) bool {
+	return (e.Code == "40001" || e.Code == "40P01") && strings.Contains(e.Message, "recovery")
+}

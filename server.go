@@ -1,0 +1,343 @@
+package pgherd
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/pgherd/pgherd/internal/sqlconn"
+	"github.com/pgherd/pgherd/routing"
+)
+
+// A server is one member of the herd: its pool of physical connections and
+// what we count about it. Safe for concurrent use.
+type server struct {
+	name     string
+	weight   int
+	believed routing.Role    // Unknown: the server is asked
+	config   *pgx.ConnConfig // nil for a ready-made handle
+
+	// For a host of a DSN, both are nil before open.
+	db    *sql.DB // the pool; its connections are *physical if config is set
+	asked *sql.DB // what the probe asks through; nil where the role is believed
+
+	limit          int // most connections that db opens; 0 means no limit
+	acquireTimeout time.Duration
+
+	inFlight atomic.Int64 // leases taken and not yet given back, those waiting included
+	latency  atomic.Int64 // moving average of the time to a read's answer, in ns; kept only for Balance Latency
+	failed   atomic.Int64 // Instant of the last connection failure that a statement met; 0 for none
+
+	decisions [routing.NumReasons]atomic.Uint64
+	failures  atomic.Uint64 // connection failures that statements met
+
+	sockets sockets
+}
+
+// newServer returns the member for one host of a DSN. It has no pool before
+// open.
+func newServer(h Host, pc *pgx.ConnConfig, cfg *Config) *server {
+	return &server{
+		name:           h.Name,
+		weight:         h.Weight,
+		config:         pc,
+		limit:          cfg.PoolMaxConns,
+		acquireTimeout: cfg.AcquireTimeout,
+	}
+}
+
+// open makes the pool, and the probe's handle, of a host of a DSN. A sql.DB has
+// a goroutine of its own, which is why it is not made earlier.
+func (s *server) open(cfg *Config) {
+	if s.config == nil {
+		return
+	}
+	// The probe's connections are not among s.sockets: it must find out by
+	// itself when a server that was given up answers again.
+	s.asked = stdlib.OpenDB(*s.config)
+	s.asked.SetMaxOpenConns(1)
+
+	pooled := s.config.Copy()
+	dial := pooled.DialFunc
+	pooled.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		nc, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return s.sockets.track(nc), nil
+	}
+	s.db = sql.OpenDB(&physicalConnector{
+		Connector: stdlib.GetConnector(*pooled),
+		lifetime:  cfg.PoolMaxConnLifetime,
+		jitter:    cfg.PoolMaxConnLifetimeJitter,
+	})
+	s.db.SetMaxOpenConns(cfg.PoolMaxConns)
+	// database/sql keeps 2 idle connections if it is not told otherwise: every
+	// lease beyond them would dial.
+	s.db.SetMaxIdleConns(maxIdle)
+	s.db.SetConnMaxIdleTime(cfg.PoolMaxConnIdleTime)
+}
+
+// maxIdle is more than anybody's pool_max_conns, which bounds it.
+const maxIdle = 1 << 20
+
+// close closes what open made.
+func (s *server) close() error {
+	if s.config == nil || s.db == nil {
+		return nil
+	}
+	return errors.Join(s.db.Close(), s.asked.Close())
+}
+
+// keepWarm opens connections until at least n are open.
+func (s *server) keepWarm(ctx context.Context, n int) {
+	st := s.db.Stats()
+	missing := n - st.OpenConnections
+	if missing <= 0 {
+		return
+	}
+	// The pool hands out idle connections first: hold those too while the
+	// missing ones are opened.
+	var held []*sql.Conn
+	for range min(missing+st.Idle, n) {
+		c, err := s.db.Conn(ctx)
+		if err != nil {
+			break
+		}
+		held = append(held, c)
+	}
+	for _, c := range held {
+		c.Close()
+	}
+}
+
+// A lease is a physical connection taken out of its server's pool, for one
+// statement or for as long as a transaction or session state lives on it.
+//
+// The driver's connection is taken out of the [sql.Conn] with Raw and used
+// after Raw has returned, which the documentation of Raw advises against. It is
+// safe because a sql.Conn keeps its connection from everybody else until
+// Close, and because a lease belongs to one virtual connection, whose calls
+// database/sql serialises: at any time at most one goroutine uses dc.
+type lease struct {
+	srv   int // index of the server in the connector
+	owner *server
+	conn  *sql.Conn
+	dc    sqlconn.Conn
+	pg    *physical // dc, where it is ours; nil for the driver of a ready-made handle
+}
+
+// lease takes a connection out of the pool of s, whose index is i. It waits
+// for one no longer than acquire_timeout.
+func (s *server) lease(ctx context.Context, i int) (lease, error) {
+	n := s.inFlight.Add(1)
+	conn, err := s.conn(ctx, n)
+	if err != nil {
+		s.inFlight.Add(-1)
+		return lease{}, err
+	}
+	l := lease{srv: i, owner: s, conn: conn}
+	err = conn.Raw(func(dc any) error {
+		if p, ok := dc.(*physical); ok {
+			l.pg, l.dc = p, p
+		} else {
+			l.dc = sqlconn.Full(dc.(driver.Conn))
+		}
+		return nil
+	})
+	if err != nil {
+		l.release()
+		return lease{}, err
+	}
+	return l, nil
+}
+
+// conn takes a connection out of the pool for the n-th lease in flight. Only a
+// lease beyond the pool's limit can have to wait for another one, so only that
+// pays for a timer; a dial is bounded by connect_timeout.
+func (s *server) conn(ctx context.Context, n int64) (*sql.Conn, error) {
+	if s.limit == 0 || n <= int64(s.limit) || s.acquireTimeout <= 0 {
+		return s.db.Conn(ctx)
+	}
+	wait, cancel := context.WithTimeout(ctx, s.acquireTimeout)
+	defer cancel()
+	conn, err := s.db.Conn(wait)
+	if err != nil && wait.Err() != nil && ctx.Err() == nil {
+		st := s.db.Stats()
+		return nil, &AcquireError{
+			Server:  s.name,
+			Timeout: s.acquireTimeout,
+			InUse:   st.InUse,
+			Max:     st.MaxOpenConnections,
+			Waiting: max(0, int(s.inFlight.Load())-st.InUse),
+		}
+	}
+	return conn, err
+}
+
+// release gives the connection back to its pool, which drops it if it is
+// closed or in a transaction.
+func (l *lease) release() {
+	l.conn.Close()
+	l.owner.inFlight.Add(-1)
+}
+
+// discard closes the connection instead of giving it back.
+func (l *lease) discard() {
+	l.conn.Raw(func(any) error { return driver.ErrBadConn })
+	l.release()
+}
+
+// inTransaction reports whether the server said, with its last answer, that a
+// transaction is open. It costs no round trip. It is false for a connection
+// that is lost, and for drivers other than pgx, which do not tell.
+func (l *lease) inTransaction() bool {
+	return l.pg != nil && !l.closed() && l.pg.Conn.Conn().PgConn().TxStatus() != 'I'
+}
+
+// closed reports whether the connection is known to be lost.
+func (l *lease) closed() bool {
+	return l.pg != nil && l.pg.Conn.Conn().IsClosed()
+}
+
+// onStandby reports whether the server last said that it is a hot standby.
+// PostgreSQL 14 and newer report it without being asked.
+func (l *lease) onStandby() bool {
+	return l.pg != nil && l.pg.Conn.Conn().PgConn().ParameterStatus("in_hot_standby") == "on"
+}
+
+// A physical is a connection to a server, as pgx's stdlib makes it. Beyond
+// that it tells its pool when it is no longer fit for use. It is used by one
+// goroutine at a time, but for gone.
+type physical struct {
+	*stdlib.Conn
+	expires time.Time   // zero: never
+	isNew   bool        // not handed out before
+	gone    atomic.Bool // its pool closed it
+}
+
+var (
+	_ sqlconn.Conn           = (*physical)(nil)
+	_ driver.SessionResetter = (*physical)(nil)
+	_ driver.Validator       = (*physical)(nil)
+)
+
+// IsValid keeps connections that broke, or that were left in a transaction,
+// from going back to the pool. Plain pgx finds them at their next use.
+func (p *physical) IsValid() bool {
+	c := p.Conn.Conn()
+	return !c.IsClosed() && c.PgConn().TxStatus() == 'I'
+}
+
+// Close is called by the pool.
+func (p *physical) Close() error {
+	p.gone.Store(true)
+	return p.Conn.Close()
+}
+
+// ResetSession is called when the pool hands the connection out again.
+func (p *physical) ResetSession(ctx context.Context) error {
+	p.isNew = false
+	if !p.expires.IsZero() && time.Now().After(p.expires) {
+		return driver.ErrBadConn
+	}
+	return p.Conn.ResetSession(ctx)
+}
+
+// discardState makes the server forget the session.
+// https://www.postgresql.org/docs/current/sql-discard.html
+func (p *physical) discardState(ctx context.Context) error {
+	c := p.Conn.Conn()
+	if _, err := c.Exec(ctx, "DISCARD ALL"); err != nil {
+		return err
+	}
+	// DISCARD ALL took the prepared statements that pgx believes are there.
+	return c.DeallocateAll(ctx)
+}
+
+// A physicalConnector makes the connections of one server's pool.
+type physicalConnector struct {
+	driver.Connector
+	lifetime, jitter time.Duration
+}
+
+func (pc *physicalConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	dc, err := pc.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p := &physical{Conn: dc.(*stdlib.Conn), isNew: true}
+	if pc.lifetime > 0 {
+		life := pc.lifetime
+		if pc.jitter > 0 {
+			life += rand.N(pc.jitter)
+		}
+		p.expires = time.Now().Add(life)
+	}
+	return p, nil
+}
+
+// observe takes the time of one answer into the moving average, which forgets
+// half of what it knew after about five answers. Concurrent updates may be
+// lost; the average stands that.
+func (s *server) observe(d time.Duration) {
+	old := s.latency.Load()
+	if old == 0 {
+		s.latency.Store(int64(d))
+		return
+	}
+	s.latency.Store(old + (int64(d)-old)/8)
+}
+
+// sockets is the set of a server's open network connections. The zero value
+// is empty and ready to use. Closing the sockets of a server that does not
+// answer is what moves the reads that are waiting for it to another server: a
+// read pays nothing for it beforehand.
+type sockets struct {
+	mu   sync.Mutex
+	open map[*socket]struct{} // guarded by mu
+}
+
+type socket struct {
+	net.Conn
+	set *sockets
+}
+
+func (s *sockets) track(nc net.Conn) net.Conn {
+	k := &socket{Conn: nc, set: s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open == nil {
+		s.open = make(map[*socket]struct{})
+	}
+	s.open[k] = struct{}{}
+	return k
+}
+
+// cut closes all sockets.
+func (s *sockets) cut() {
+	s.mu.Lock()
+	open := s.open
+	s.open = nil
+	s.mu.Unlock()
+	for k := range open {
+		k.Conn.Close()
+	}
+}
+
+// Close closes the socket and takes it out of its set.
+func (k *socket) Close() error {
+	k.set.mu.Lock()
+	delete(k.set.open, k)
+	k.set.mu.Unlock()
+	return k.Conn.Close()
+}
