@@ -1,0 +1,315 @@
+package pgherd
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/pgherd/pgherd/internal/sqlconn"
+	"github.com/pgherd/pgherd/routing"
+)
+
+// An op is something that a virtual connection asks of a physical one.
+type op uint8
+
+const (
+	opQuery op = iota
+	opExec
+	opPrepare
+	opBegin
+	opPing
+)
+
+var opNames = [...]string{"query", "exec", "prepare", "begin", "ping"}
+
+func (o op) String() string { return opNames[o] }
+
+// A call is one op on its way to a server: what to do, and what came of it.
+type call struct {
+	op       op
+	prepared bool // execute through a prepared statement, as sql.Stmt does
+	sql      string
+	st       *routing.Statement
+	args     []driver.NamedValue
+	opts     driver.TxOptions // opBegin
+	readOnly bool             // opBegin of a transaction that may run on a standby
+
+	rows   driver.Rows
+	result driver.Result
+	stmt   driver.Stmt // opPrepare; also the statement that rows of a prepared query need
+	tx     driver.Tx
+}
+
+// on does the op on a physical connection.
+func (k *call) on(ctx context.Context, l *lease) (err error) {
+	switch k.op {
+	case opQuery, opExec:
+		if k.prepared && !l.cachesStatements() {
+			return k.onPrepared(ctx, l)
+		}
+		args := k.args
+		if l.pg == nil { // pgx takes what it is given
+			if args, err = sqlconn.Args(l.dc, nil, args); err != nil {
+				return err
+			}
+		}
+		if k.op == opQuery {
+			k.rows, err = l.dc.QueryContext(ctx, k.sql, args)
+		} else {
+			k.result, err = l.dc.ExecContext(ctx, k.sql, args)
+		}
+	case opPrepare:
+		k.stmt, err = l.dc.PrepareContext(ctx, k.sql)
+	case opBegin:
+		k.tx, err = l.dc.BeginTx(ctx, k.opts)
+	case opPing:
+		err = l.dc.Ping(ctx)
+	}
+	return err
+}
+
+// run takes k to a server, and to other servers where that is safe and of
+// use. It is the only place where a routing decision becomes I/O. On success
+// the caller owes the lease to settle; on failure nothing is owed.
+func (cn *Conn) run(ctx context.Context, k *call) (lease, error) {
+	if cn.holds() {
+		return cn.runHeld(ctx, k)
+	}
+	c := cn.c
+	s := cn.session(ctx, k)
+	var (
+		firstErr error // what the caller sees if no server can do better
+		retries  int   // on the same server
+		waited   bool  // for a server that may run k
+	)
+	for {
+		v := c.view.Load()
+		d := cn.decide(k.st, s, v)
+		if d.Server < 0 {
+			if firstErr != nil {
+				return lease{}, callerError(ctx, firstErr)
+			}
+			if waited || !canAppear(d.Reason) {
+				return lease{}, c.routeError(ctx, k.op, d.Reason)
+			}
+			waited = true
+			c.await(ctx, func(v *routing.View) bool { return cn.decide(k.st, s, v).Server >= 0 })
+			continue
+		}
+		l, err := cn.attempt(ctx, k, d.Server)
+		if err == nil {
+			c.count(d)
+			return l, nil
+		}
+		next := judge(ctx, k, &l, v.Servers[d.Server].Role, err)
+		if ctx.Err() == nil && isEvidence(&l, err) {
+			c.suspect(d.Server)
+		}
+		if l.conn != nil {
+			if k.op == opExec || k.op == opQuery {
+				cn.noteWrite(k.st, &l)
+			}
+			cn.settle(l)
+			if cn.holds() {
+				return lease{}, err // the text left a transaction open before it failed
+			}
+		}
+		if firstErr == nil || errors.Is(firstErr, driver.ErrBadConn) {
+			firstErr = err
+		}
+		switch next {
+		case giveUp:
+			return lease{}, callerError(ctx, err)
+		case again:
+			if retries++; retries < maxRetries {
+				continue
+			}
+			if k.needsPrimary() {
+				return lease{}, callerError(ctx, err)
+			}
+			fallthrough
+		case elsewhere:
+			s.Avoid = append(slices.Clip(s.Avoid), d.Server)
+			retries = 0
+		case onPrimary:
+			c.heal(k, err)
+			s.Hint = routing.Primary
+			firstErr = nil // the primary's answer is the one that counts
+		case stalePrimary:
+			other := func(v *routing.View) bool {
+				return v.Primary >= 0 && v.Primary != d.Server && v.Servers[v.Primary].Up
+			}
+			if !c.await(ctx, other) {
+				return lease{}, callerError(ctx, err)
+			}
+		}
+		c.retries.Add(1)
+	}
+}
+
+// maxRetries bounds the attempts on one server. The pool hands out idle
+// connections first, so a few may turn out to be dead before one is dialled.
+const maxRetries = 3
+
+// canAppear reports whether waiting for the next answers of the servers may
+// help against the want of a server.
+func canAppear(why routing.Reason) bool {
+	return why == routing.ReasonNoPrimary || why == routing.ReasonNoServer
+}
+
+// callerError returns err as the caller of the statement should see it.
+func callerError(ctx context.Context, err error) error {
+	if errors.Is(err, driver.ErrBadConn) && ctx.Err() != nil {
+		return ctx.Err() // nothing was sent because there was no time left for it
+	}
+	return err
+}
+
+// runHeld runs k on the connection that a transaction or session state lives
+// on. There is nowhere else to go.
+func (cn *Conn) runHeld(ctx context.Context, k *call) (lease, error) {
+	l := cn.held
+	cn.c.count(routing.Decision{Server: l.srv, Reason: cn.heldFor()})
+	err := k.on(ctx, &l)
+	if err != nil && !l.inTransaction() && isStalePlan(err) {
+		err = k.on(ctx, &l)
+	}
+	if err != nil {
+		cn.noteWrite(k.st, &l)
+		cn.settle(l)
+		return lease{}, callerError(ctx, err)
+	}
+	cn.note(k, &l)
+	return l, nil
+}
+
+// attempt leases a connection of a server and runs k on it. The lease is
+// zero if there was none to be had, or if nothing was sent on it.
+func (cn *Conn) attempt(ctx context.Context, k *call, server int) (lease, error) {
+	srv := cn.c.servers[server]
+	l, err := srv.lease(ctx, server)
+	if err != nil {
+		if cn.c.closed.Load() {
+			err = ErrClosed
+		}
+		return lease{}, err
+	}
+	if k.needsPrimary() && l.onStandby() {
+		// An old connection may not have heard of a promotion; a new one
+		// tells the truth.
+		err = driver.ErrBadConn
+		if l.pg.isNew {
+			err = errDemoted
+		}
+		l.discard()
+		return lease{}, err
+	}
+	if l.pg != nil && l.pg == cn.left {
+		cn.pinned = true
+	}
+	if cn.c.cfg.LoadBalanceHosts == routing.Latency && k.st.Class == routing.Read {
+		start := time.Now()
+		if err = k.on(ctx, &l); err == nil {
+			srv.observe(time.Since(start))
+		}
+	} else {
+		err = k.on(ctx, &l)
+	}
+	if err == nil {
+		cn.note(k, &l)
+	}
+	return l, err
+}
+
+// needsPrimary reports whether k would be wrong on a standby.
+func (k *call) needsPrimary() bool {
+	return k.st.Class != routing.Read && !k.readOnly
+}
+
+// note remembers what k, which l has run, means for the statements after it.
+func (cn *Conn) note(k *call, l *lease) {
+	if k.op == opPrepare {
+		return
+	}
+	cn.noteWrite(k.st, l)
+	// The end of a text transaction is told by the server; drivers that do not
+	// tell stay pinned until check-in.
+	if k.st.Pins && (k.st.Class != routing.Txn || l.pg == nil) {
+		cn.pinned = true
+	}
+}
+
+// noteWrite remembers that st may have written, as of now. Inside a
+// transaction the write counts when the transaction ends.
+func (cn *Conn) noteWrite(st *routing.Statement, l *lease) {
+	open := cn.inTx || l.inTransaction()
+	switch {
+	case mayWrite(st) && open:
+		cn.pending = true
+	case mayWrite(st):
+		cn.wroteNow()
+	case st.Class == routing.Txn && !open && (cn.pending || l.pg == nil):
+		cn.pending = false
+		cn.wroteNow()
+	}
+}
+
+func (cn *Conn) wroteNow() {
+	cn.wrote = cn.c.now()
+	cn.c.noteWrite(cn.wrote)
+}
+
+// mayWrite reports whether st may change what later reads see.
+func mayWrite(st *routing.Statement) bool {
+	switch st.Class {
+	case routing.Write, routing.Unclassified:
+		return st.Reason != routing.ReasonLockingRead && st.Reason != routing.ReasonLock && st.Reason != routing.ReasonServerState
+	}
+	return false
+}
+
+// session gathers what the decision must know about the surroundings of k.
+func (cn *Conn) session(ctx context.Context, k *call) routing.Session {
+	h := hintsOf(ctx)
+	s := routing.Session{
+		Now:        cn.c.now(),
+		Wrote:      max(cn.wrote, cn.c.ownWrites()),
+		MaxLag:     h.maxLag,
+		Hint:       h.role,
+		ReadOnlyTx: k.readOnly,
+	}
+	if cn.left != nil {
+		if cn.left.gone.Load() {
+			cn.left = nil
+		} else {
+			s.Hint = routing.Primary
+		}
+	}
+	return s
+}
+
+// decide chooses a server, and a number to break ties with.
+func (cn *Conn) decide(st *routing.Statement, s routing.Session, v *routing.View) routing.Decision {
+	c := cn.c
+	var tie uint64
+	if v.Balance == routing.RoundRobin {
+		tie = c.turn.Add(1)
+	} else {
+		tie = rand.Uint64()
+	}
+	d := routing.Decide(st, s, v, c, tie)
+	switch {
+	case d.Reason == routing.ReasonReadYourWrites:
+		c.refresh() // the sooner a replica is known to hold the write, the sooner it serves
+	case d.Reason == routing.ReasonNoServer && s.Wrote > cn.wrote:
+		// The primary is gone, and with it the only server known to hold what
+		// others wrote through this herd. That we show it to everybody is more
+		// than was asked for; an outage of all reads would be too high a price.
+		s.Wrote = cn.wrote
+		d = routing.Decide(st, s, v, c, tie)
+	}
+	return d
+}

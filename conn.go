@@ -1,0 +1,196 @@
+package pgherd
+
+import (
+	"context"
+	"database/sql/driver"
+	"time"
+
+	"github.com/pgherd/pgherd/internal/sqlconn"
+	"github.com/pgherd/pgherd/routing"
+)
+
+// A Conn is a virtual connection: what database/sql pools, and what
+// [database/sql.Conn.Raw] gives. It holds no physical connection while it is
+// idle. It leases one for each statement, until the statement's rows are
+// closed, or holds one for as long as a transaction or session state lives on
+// it.
+//
+// Like every [driver.Conn] it is used by one goroutine at a time;
+// database/sql sees to that.
+//
+// database/sql tells a driver when a connection leaves its pool (ResetSession)
+// and when it comes back (IsValid), and calls neither inside a sql.Conn or a
+// transaction. The time between is a checkout: session state, and the
+// visibility of own writes, live at least as long.
+type Conn struct {
+	c        *Connector
+	ownsHerd bool // opened by Driver.Open, without a pool that would close the herd
+
+	held    lease // the connection that following statements must use; zero for none
+	inTx    bool  // between BeginTx and the end of its transaction
+	pinned  bool  // session state lives on held
+	pending bool  // the open transaction may have written
+
+	wrote routing.Instant // when this checkout's last write was acknowledged
+
+	// left is the physical connection on which an earlier checkout left
+	// session state. A pool of one must find it again, as it does with one
+	// server: until it is gone, statements go where it is.
+	left *physical
+
+	// One of these serves the first query of a checkout without an allocation.
+	// Later ones allocate, so that a second Close of old rows never meets new
+	// ones.
+	pgxRows   pgxRows
+	otherRows otherRows
+	rowsUsed  bool
+}
+
+var _ interface {
+	sqlconn.Conn
+	driver.SessionResetter
+	driver.Validator
+} = (*Conn)(nil)
+
+// CheckNamedValue passes every value through, as pgx does: slices, pgtype
+// values and Valuers are converted by the driver that executes the statement.
+func (cn *Conn) CheckNamedValue(*driver.NamedValue) error { return nil }
+
+// QueryContext runs a query on the server that routing chooses.
+func (cn *Conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	k := call{op: opQuery, sql: query, st: cn.c.classify(query), args: args}
+	return cn.query(ctx, &k)
+}
+
+func (cn *Conn) query(ctx context.Context, k *call) (driver.Rows, error) {
+	ctx, cancel := cn.c.queryContext(ctx)
+	l, err := cn.run(ctx, k)
+	if err != nil {
+		if cancel != nil {
+			cancel()
+		}
+		return nil, err
+	}
+	return cn.wrapRows(l, k, cancel), nil
+}
+
+// ExecContext runs a statement on the server that routing chooses.
+func (cn *Conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	k := call{op: opExec, sql: query, st: cn.c.classify(query), args: args}
+	return cn.exec(ctx, &k)
+}
+
+func (cn *Conn) exec(ctx context.Context, k *call) (driver.Result, error) {
+	ctx, cancel := cn.c.queryContext(ctx)
+	if cancel != nil {
+		defer cancel()
+	}
+	l, err := cn.run(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	cn.settle(l)
+	return k.result, nil
+}
+
+// Ping reports whether the primary answers.
+func (cn *Conn) Ping(ctx context.Context) error {
+	k := call{op: opPing, st: &pingStatement}
+	l, err := cn.run(ctx, &k)
+	if err != nil {
+		return err
+	}
+	cn.settle(l)
+	return nil
+}
+
+var pingStatement = routing.Statement{Class: routing.SessionState, Reason: routing.ReasonServerState}
+
+// Prepare is PrepareContext without a context; database/sql does not call it.
+func (cn *Conn) Prepare(query string) (driver.Stmt, error) {
+	return cn.PrepareContext(context.Background(), query)
+}
+
+// Begin is BeginTx without a context; database/sql does not call it.
+func (cn *Conn) Begin() (driver.Tx, error) {
+	return cn.BeginTx(context.Background(), driver.TxOptions{})
+}
+
+// ResetSession begins a checkout.
+func (cn *Conn) ResetSession(context.Context) error {
+	if cn.c.closed.Load() {
+		return driver.ErrBadConn
+	}
+	cn.wrote = 0
+	cn.rowsUsed = false
+	return nil
+}
+
+// IsValid ends a checkout: what is held goes back to its pool. A virtual
+// connection itself never goes bad.
+func (cn *Conn) IsValid() bool {
+	cn.letGo()
+	return true
+}
+
+// Close gives back whatever is held.
+func (cn *Conn) Close() error {
+	cn.letGo()
+	if cn.ownsHerd {
+		return cn.c.Close()
+	}
+	return nil
+}
+
+func (cn *Conn) holds() bool { return cn.held.conn != nil }
+
+// heldFor says why a connection is held.
+func (cn *Conn) heldFor() routing.Reason {
+	if cn.inTx || cn.held.inTransaction() {
+		return routing.ReasonTransaction
+	}
+	return routing.ReasonPinned
+}
+
+// settle decides what becomes of l after a statement: it is held while a
+// transaction or session state lives on it, and otherwise given back.
+//
+// A held connection that broke stays held until the end of the checkout or the
+// transaction, so that what follows fails on it, as it does with one server,
+// instead of running elsewhere without the state it relies on.
+func (cn *Conn) settle(l lease) {
+	switch {
+	case cn.holds() && cn.held.conn != l.conn:
+		l.release() // of rows that were opened before the hold began
+	case cn.inTx || cn.pinned || l.inTransaction() || cn.holds() && l.closed():
+		cn.held = l
+	default:
+		cn.held = lease{}
+		l.release()
+	}
+}
+
+// letGo gives back what is held, with the session state that plain pgx would
+// leave on it, or none where session_reset asks for that.
+func (cn *Conn) letGo() {
+	if !cn.holds() {
+		return
+	}
+	l, pinned := cn.held, cn.pinned
+	cn.held, cn.inTx, cn.pinned, cn.pending = lease{}, false, false, false
+	if !pinned || l.pg == nil || l.closed() || l.inTransaction() {
+		l.release()
+		return
+	}
+	if cn.c.cfg.SessionReset == SessionResetDiscard {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if l.pg.discardState(ctx) != nil {
+			l.discard()
+			return
+		}
+	} else {
+		cn.left = l.pg
+	}
+	l.release()
+}

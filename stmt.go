@@ -1,0 +1,114 @@
+package pgherd
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgherd/pgherd/internal/sqlconn"
+	"github.com/pgherd/pgherd/routing"
+)
+
+// A stmt is a prepared statement of a virtual connection. It belongs to no
+// server: it was prepared once, to refuse a bad text and to learn its
+// parameters, and is prepared again by pgx's statement cache wherever it runs.
+// So it survives failover and DDL, and an idle one holds nothing.
+//
+// It has no NamedValueChecker: that of the connection passes everything.
+type stmt struct {
+	cn       *Conn
+	sql      string
+	st       *routing.Statement
+	numInput int
+}
+
+var (
+	_ driver.StmtExecContext  = (*stmt)(nil)
+	_ driver.StmtQueryContext = (*stmt)(nil)
+)
+
+// PrepareContext asks a server whether the statement is good and how many
+// parameters it has. While a prepared statement of the same text is open
+// anywhere in the herd it answers from memory: database/sql prepares a
+// sql.Stmt anew on each connection that it meets.
+func (cn *Conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	s := &stmt{cn: cn, sql: query, st: cn.c.classify(query)}
+	if n, ok := cn.c.prepared.open(query); ok {
+		s.numInput = n
+		return s, nil
+	}
+	k := call{op: opPrepare, sql: query, st: s.st}
+	l, err := cn.run(ctx, &k)
+	if err != nil {
+		return nil, err
+	}
+	s.numInput = k.stmt.NumInput()
+	k.stmt.Close()
+	cn.settle(l)
+	cn.c.prepared.add(query, s.numInput)
+	return s, nil
+}
+
+// Close forgets the statement. Servers drop it from pgx's cache when it has
+// not been used for long.
+func (s *stmt) Close() error {
+	s.cn.c.prepared.done(s.sql)
+	return nil
+}
+
+// NumInput returns the number of parameters that the server found.
+func (s *stmt) NumInput() int { return s.numInput }
+
+// ExecContext runs the statement on the server that routing chooses.
+func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	k := call{op: opExec, prepared: true, sql: s.sql, st: s.st, args: args}
+	return s.cn.exec(ctx, &k)
+}
+
+// QueryContext runs the statement on the server that routing chooses.
+func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	k := call{op: opQuery, prepared: true, sql: s.sql, st: s.st, args: args}
+	return s.cn.query(ctx, &k)
+}
+
+var errStmtContext = errors.New("pgherd: statements run with a context only")
+
+// Exec is not used by database/sql, which has ExecContext.
+func (s *stmt) Exec([]driver.Value) (driver.Result, error) { return nil, errStmtContext }
+
+// Query is not used by database/sql, which has QueryContext.
+func (s *stmt) Query([]driver.Value) (driver.Rows, error) { return nil, errStmtContext }
+
+// cachesStatements reports whether a text run on l is prepared and kept by
+// itself, as pgx does in its default mode.
+func (l *lease) cachesStatements() bool {
+	return l.pg != nil && l.pg.Conn.Conn().Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
+}
+
+// onPrepared runs k through a statement prepared for this one execution, for
+// connections that keep none.
+func (k *call) onPrepared(ctx context.Context, l *lease) error {
+	inner, err := l.dc.PrepareContext(ctx, k.sql)
+	if err != nil {
+		return err
+	}
+	args, err := sqlconn.Args(l.dc, inner, k.args)
+	if err != nil {
+		inner.Close()
+		return err
+	}
+	st := sqlconn.FullStmt(l.dc, inner)
+	if k.op == opExec {
+		k.result, err = st.ExecContext(ctx, args)
+		st.Close()
+		return err
+	}
+	if k.rows, err = st.QueryContext(ctx, args); err != nil {
+		st.Close()
+		return err
+	}
+	k.stmt = st // its rows close it
+	return nil
+}
