@@ -1,0 +1,374 @@
+package pgherd
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/pgherd/pgherd/lagprobe"
+	"github.com/pgherd/pgherd/routing"
+)
+
+// A Connector is a herd: its servers, each with a pool of physical connections,
+// the probe that asks them who and how fresh they are, and the current
+// [routing.View] of it all. Give it to [sql.OpenDB], which closes it with the
+// DB. It is safe for concurrent use.
+//
+// It starts nothing until the first Connect, and leaves nothing running after
+// Close.
+type Connector struct {
+	cfg     *Config // immutable, private copy
+	servers []*server
+	drv     driver.Driver
+
+	view     atomic.Pointer[routing.View]
+	classes  *routing.Cache
+	prepared preparedTexts
+	epoch    time.Time     // of the Instants
+	turn     atomic.Uint64 // for routing.RoundRobin
+	wrote    atomic.Int64  // Instant of the last write through the herd
+
+	retries   atomic.Uint64
+	misroutes atomic.Uint64
+	unknowns  atomic.Uint64 // what a replica did not know
+
+	closed atomic.Bool
+	start  sync.Once
+	begun  atomic.Bool                     // start is done: the servers' pools are there
+	prober atomic.Pointer[lagprobe.Prober] // nil before start, and if no server is asked
+	stop   context.CancelFunc
+	warm   sync.WaitGroup // the goroutine that keeps pool_min_conns
+
+	mu struct {
+		sync.Mutex
+		snapshot lagprobe.Snapshot // what view was made from
+		changed  chan struct{}     // closed when view is replaced
+	}
+}
+
+var (
+	_ driver.Connector = (*Connector)(nil)
+	_ io.Closer        = (*Connector)(nil)
+	_ routing.Load     = (*Connector)(nil)
+)
+
+// A Member is a ready-made handle that takes part in a herd as a server:
+// one that an instrumented or a cloud vendor's connector was opened with, or
+// a mock. Its pool limits must be set before, and should not be shared with
+// other users of the handle. The herd does not close it.
+type Member struct {
+	Name string // in statistics, errors and Explain; must be unique
+	DB   *sql.DB
+
+	// Role is routing.Unknown, the zero value, for a PostgreSQL server that is
+	// to be asked, as those of a DSN are. It then needs room for one more
+	// connection, the probe's. Any other role is believed for good, the server
+	// is never asked anything, and as a replica it passes for one without lag.
+	Role routing.Role
+
+	// Weight is the replica's share of reads; 0 means 1.
+	Weight int
+}
+
+// NewConnector returns the herd that cfg describes. It copies cfg, and dials
+// nothing.
+//
+// With members, those are the servers. cfg.Hosts must then be empty, what
+// cfg says of connections does not matter, and a nil cfg stands for the
+// defaults.
+func NewConnector(cfg *Config, members ...Member) (*Connector, error) {
+	if cfg == nil {
+		cfg = NewConfig()
+	}
+	c := &Connector{
+		cfg:     cfg.Clone(),
+		classes: routing.NewCache(classCacheSize),
+		epoch:   time.Now().Add(-time.Nanosecond), // no Instant is zero
+	}
+	c.mu.changed = make(chan struct{})
+	var err error
+	if len(members) > 0 {
+		err = c.addMembers(members)
+	} else {
+		err = c.addHosts()
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.publish(lagprobe.Snapshot{Servers: make([]lagprobe.Status, len(c.servers)), Primary: -1})
+	return c, nil
+}
+
+// classCacheSize is how many texts are remembered with their class.
+const classCacheSize = 4096
+
+func (c *Connector) addHosts() error {
+	configs, err := c.cfg.serverConfigs()
+	if err != nil {
+		return err
+	}
+	c.drv = stdlib.GetDefaultDriver()
+	for i, pc := range configs {
+		c.servers = append(c.servers, newServer(c.cfg.Hosts[i], pc, c.cfg))
+	}
+	return nil
+}
+
+func (c *Connector) addMembers(members []Member) error {
+	if len(c.cfg.Hosts) > 0 {
+		return errors.New("pgherd: NewConnector: a Config with Hosts and members cannot be used together")
+	}
+	var errs []error
+	names := make(map[string]bool)
+	for i, m := range members {
+		if m.Name == "" || m.DB == nil || names[m.Name] {
+			errs = append(errs, fmt.Errorf("pgherd: NewConnector: member %d (%q) needs a DB and a name of its own", i, m.Name))
+			continue
+		}
+		names[m.Name] = true
+		limit := m.DB.Stats().MaxOpenConnections
+		s := &server{
+			name:           m.Name,
+			weight:         max(m.Weight, 1),
+			believed:       m.Role,
+			db:             m.DB,
+			limit:          limit,
+			acquireTimeout: c.cfg.AcquireTimeout,
+		}
+		if m.Role == routing.Unknown {
+			s.asked = m.DB
+			if limit == 1 {
+				errs = append(errs, fmt.Errorf("pgherd: NewConnector: member %q: its handle has room for one connection, which the probe needs; allow more, or give the member a Role", m.Name))
+			}
+			s.limit = max(limit-1, 0)
+		}
+		c.servers = append(c.servers, s)
+	}
+	if len(errs) == 0 {
+		c.drv = members[0].DB.Driver()
+	}
+	return errors.Join(errs...)
+}
+
+// Connect returns a virtual connection. The first call starts the probe, and
+// every call waits until each server has answered once or failed to, so that
+// the first statement is routed as well as the thousandth. That no server
+// answers is not an error here: the statement tells.
+func (c *Connector) Connect(ctx context.Context) (driver.Conn, error) {
+	return c.connect(ctx)
+}
+
+func (c *Connector) connect(ctx context.Context) (*Conn, error) {
+	c.start.Do(c.begin)
+	if c.closed.Load() {
+		return nil, ErrClosed
+	}
+	if p := c.prober.Load(); p != nil {
+		if err := p.Wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return &Conn{c: c}, nil
+}
+
+// begin starts what runs in the background.
+func (c *Connector) begin() {
+	if c.closed.Load() {
+		return
+	}
+	var targets []lagprobe.Target
+	for _, s := range c.servers {
+		s.open(c.cfg)
+		if s.asked == nil {
+			continue
+		}
+		targets = append(targets, lagprobe.Target{Name: s.name, DB: s.asked})
+	}
+	if len(targets) > 0 {
+		c.prober.Store(lagprobe.Start(targets, lagprobe.Options{
+			Interval: c.probeInterval(),
+			Timeout:  c.cfg.LagCheckTimeout,
+		}, c.learn))
+	}
+	c.begun.Store(true)
+	if n := c.cfg.PoolMinConns; n > 0 && len(targets) > 0 {
+		ctx, cancel := context.WithCancel(context.Background())
+		c.stop = cancel
+		c.warm.Go(func() { c.keepWarm(ctx, n) })
+	}
+}
+
+// probeInterval is lag_check_interval, or less where max_lag needs that: a bound
+// is only as good as the question it is measured by is recent.
+func (c *Connector) probeInterval() time.Duration {
+	d := c.cfg.LagCheckInterval
+	if c.cfg.MaxLag > 0 {
+		d = min(d, max(c.cfg.MaxLag/4, 10*time.Millisecond))
+	}
+	return d
+}
+
+func (c *Connector) keepWarm(ctx context.Context, n int) {
+	if err := c.prober.Load().Wait(ctx); err != nil {
+		return
+	}
+	t := time.NewTicker(c.cfg.PoolHealthCheckPeriod)
+	defer t.Stop()
+	for {
+		v := c.view.Load()
+		for i, s := range c.servers {
+			if v.Servers[i].Up && s.config != nil {
+				s.keepWarm(ctx, n)
+			}
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Driver returns the driver of the servers' connections, pgx's for a DSN, so
+// that code which looks at [sql.DB.Driver] to learn what it talks to finds it.
+func (c *Connector) Driver() driver.Driver { return c.drv }
+
+// Close stops the probe and closes the pools. Connections in use are closed
+// when they are given back. [sql.DB.Close] calls it.
+func (c *Connector) Close() error {
+	if c.closed.Swap(true) {
+		return nil
+	}
+	c.start.Do(func() {}) // begin has run, or never will
+	if c.stop != nil {
+		c.stop()
+		c.warm.Wait()
+	}
+	if p := c.prober.Load(); p != nil {
+		p.Close()
+	}
+	var errs []error
+	for _, s := range c.servers {
+		errs = append(errs, s.close())
+	}
+	return errors.Join(errs...)
+}
+
+// classify returns what is known of a text.
+func (c *Connector) classify(sql string) *routing.Statement { return c.classes.Classify(sql) }
+
+// now returns the present as an Instant.
+func (c *Connector) now() routing.Instant { return c.instant(time.Now()) }
+
+func (c *Connector) instant(t time.Time) routing.Instant {
+	if t.IsZero() {
+		return 0
+	}
+	return routing.Instant(max(t.Sub(c.epoch), 1))
+}
+
+// noteWrite remembers the latest write through the herd.
+func (c *Connector) noteWrite(at routing.Instant) {
+	for {
+		old := c.wrote.Load()
+		if old >= int64(at) || c.wrote.CompareAndSwap(old, int64(at)) {
+			return
+		}
+	}
+}
+
+// ownWrites returns as of when reads must see the herd's own writes.
+func (c *Connector) ownWrites() routing.Instant {
+	if c.cfg.Consistency != ConsistencySession {
+		return 0
+	}
+	return routing.Instant(c.wrote.Load())
+}
+
+// queryContext bounds ctx by query_timeout. cancel is nil if there is none.
+func (c *Connector) queryContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.cfg.QueryTimeout <= 0 {
+		return ctx, nil
+	}
+	return context.WithTimeout(ctx, c.cfg.QueryTimeout)
+}
+
+// InFlight implements [routing.Load].
+func (c *Connector) InFlight(server int) int64 { return c.servers[server].inFlight.Load() }
+
+// Latency implements [routing.Load].
+func (c *Connector) Latency(server int) time.Duration {
+	return time.Duration(c.servers[server].latency.Load())
+}
+
+// count counts a decision that was carried out.
+func (c *Connector) count(d routing.Decision) {
+	c.servers[d.Server].decisions[d.Reason].Add(1)
+}
+
+// heal learns from a statement that a replica could not run. What a standby
+// refuses is the primary's from now on. What it does not know may be there in a
+// moment, when the DDL is replayed.
+func (c *Connector) heal(k *call, err error) {
+	if isUnknownToReplica(err) {
+		c.unknowns.Add(1)
+		return
+	}
+	c.misroutes.Add(1)
+	c.classes.Learn(k.sql)
+}
+
+// preparedTexts remembers the parameter counts of the texts that are open as
+// prepared statements on any virtual connection.
+type preparedTexts struct {
+	mu    sync.Mutex
+	texts map[string]*preparedText // guarded by mu
+}
+
+type preparedText struct{ numInput, users int }
+
+// open adds a user to a text that is open already.
+func (p *preparedTexts) open(sql string) (numInput int, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t, ok := p.texts[sql]
+	if !ok {
+		return 0, false
+	}
+	t.users++
+	return t.numInput, true
+}
+
+// add adds a user to a text that a server has accepted.
+func (p *preparedTexts) add(sql string, numInput int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.texts == nil {
+		p.texts = make(map[string]*preparedText)
+	}
+	t := p.texts[sql]
+	if t == nil {
+		t = &preparedText{numInput: numInput}
+		p.texts[sql] = t
+	}
+	t.users++
+}
+
+// done takes a user away.
+func (p *preparedTexts) done(sql string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.texts[sql]; t != nil {
+		if t.users--; t.users <= 0 {
+			delete(p.texts, sql)
+		}
+	}
+}

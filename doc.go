@@ -1,0 +1,116 @@
+// Package pgherd is a [database/sql] driver that makes a PostgreSQL primary and
+// its streaming replicas one database.
+//
+//	db, err := sql.Open("pgherd", "postgres://app@pg1/shop?replica_hosts=pg2,pg3")
+//
+// Existing sqlx, GORM, ent, bun or plain database/sql code runs unchanged.
+// Reads go to a suitable replica, writes to the primary. The roles of servers
+// are asked, not believed, so a failover is followed without a restart.
+//
+// # Model
+//
+// One statement is one line of typed calls:
+//
+//	DSN ── ParseDSN ──▶ Config ── NewConnector ──▶ Connector ── Connect ──▶ Conn    (virtual: no socket)
+//	                                                 │ owns a pool for each server, the probe, the view
+//	lagprobe ── Snapshot ──▶ immutable routing.View ─┤                       │ each statement
+//	                                                 ▼                       ▼
+//	                  routing.Classify ──▶ routing.Decide ──▶ lease of a physical connection ──▶ rows
+//
+// The [sql.DB] that the application holds pools virtual connections, which
+// cost nothing while idle. Behind them is one pool of physical connections for
+// each server. A virtual connection leases a physical one for one statement,
+// until the statement's rows are closed, or holds one for as long as a
+// transaction or session state lives on it. Values, rows, column types and
+// errors pass through as pgx made them.
+//
+// SetMaxOpenConns and its kin on the application's DB limit virtual
+// connections; pool_max_conns in the DSN limits the physical ones of each
+// server.
+//
+// # What goes where
+//
+// [routing.Classify] reads the text of a statement. What it knows to mean the
+// same on a hot standby may go to a replica; everything else, and whatever it
+// cannot read, goes to the primary. That includes what a standby would accept
+// and get silently wrong: advisory locks, reading a sequence, set_config,
+// statistics of the server. The method does not matter: INSERT … RETURNING is a
+// write through Query too.
+//
+// A read goes to a replica that answers, is known to be fresh enough, and holds
+// the writes that it must see; among several, load_balance_hosts chooses. If
+// there is none, it goes to the primary (replica_fallback=error makes that an
+// error). Hints override this for one call: [WithPrimary], [WithReplica] and
+// [WithMaxLag] on the context, or a comment /* pgherd: primary */ in the text.
+// [Connector.Explain] tells what would happen to a text, and why.
+//
+// # Guarantees
+//
+// Writes. A statement that may write runs on the primary only, and never twice:
+// it is sent again only where not a byte of it was sent before, or where the
+// server said that it did nothing. A write whose outcome is unknown, because
+// the connection broke under it, is an error to the caller.
+// (TestWriteIsNeverRepeated)
+//
+// Misroutes. What a standby refuses, and what it says does not exist, is asked
+// of the primary, once, outside a transaction and before any row was delivered.
+// What it refused is remembered. (TestMisrouteHeals)
+//
+// Own writes. A transaction runs on one physical connection. Reads see the
+// writes made before on the same [sql.Conn], and, with consistency=session,
+// which is the default, every write that was acknowledged through the same
+// [sql.DB]. This is deliberately more than replicas behind a proxy give: code
+// written for one server reads back what it wrote, wherever it does so. Until
+// a replica is known to hold the write, which takes the next question of the
+// probe, asked at once, such reads go to the primary. An application that
+// writes all the time, and whose reads need not see its writes, gets more out
+// of its replicas with consistency=eventual. (TestReadYourWrites)
+//
+// Staleness. Any other read is at most max_lag stale. Lag is measured with log
+// positions: the probe remembers when the primary was where, and asks which
+// position a replica has replayed. Server clocks do not matter, an idle
+// primary does not look like lag, and a replica cut off from the primary does.
+// Unknown lag is unknown, not zero. While the primary does not answer, nothing
+// newer can be known: staleness is then counted to its last answer.
+// (TestStaleReplicaIsNotRead)
+//
+// Availability. A replica that is dead, frozen or starting costs no failed
+// read: what fails on it before its first row goes to another server, and a
+// replica that leaves two questions of the probe unanswered has its connections
+// cut, which moves the reads that wait for it. (TestReplicaDies,
+// TestReplicaFreezes)
+//
+// Session state. SET, a temporary table, an advisory lock, PREPARE, LISTEN, a
+// cursor WITH HOLD or a BEGIN sent as text keep the virtual connection on the
+// physical one that ran it, until the virtual connection goes back to its pool.
+// What is left behind then is what plain pgx leaves; session_reset=discard
+// cleans it. A pool of one (SetMaxOpenConns(1)) finds it again. (TestSessionState)
+//
+// Cancellation. The end of a caller's context never counts against a server.
+//
+// Secrets. No error, String or log value holds a password, a DSN or an
+// argument. (FuzzNoSecretInErrors)
+//
+// # Transactions
+//
+// BeginTx takes a connection of the primary. A read-only transaction below
+// SERIALIZABLE, which a standby refuses, is routed like a read and may run on a
+// replica; an error of the replica is then the caller's.
+//
+// # Prepared statements
+//
+// Prepare has a server check the text and count its parameters, and holds
+// nothing. Executions are routed like any other, and use pgx's statement cache
+// on whatever connection they run. With a default_query_exec_mode other than
+// cache_statement, each execution prepares anew.
+//
+// # Errors
+//
+// Errors of servers and of pgx reach the caller as they are, so that
+// errors.As finds *[pgconn.PgError] and so do the type assertions of ORMs. What
+// pgherd adds are [*RouteError], when no server may run a statement,
+// [*AcquireError], when a pool stayed exhausted for acquire_timeout,
+// [*ConfigError], for each problem of a DSN, and [ErrClosed].
+//
+// [pgconn.PgError]: https://pkg.go.dev/github.com/jackc/pgx/v5/pgconn#PgError
+package pgherd

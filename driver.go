@@ -1,0 +1,49 @@
+package pgherd
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"time"
+)
+
+func init() { sql.Register("pgherd", &Driver{}) }
+
+// Driver is the [database/sql] driver registered as "pgherd". The zero value
+// is ready to use and safe for concurrent use.
+type Driver struct{}
+
+var (
+	_ driver.Driver        = (*Driver)(nil)
+	_ driver.DriverContext = (*Driver)(nil)
+)
+
+// OpenConnector returns a [*Connector] for a DSN as [ParseDSN] reads it. It
+// starts nothing and dials nothing: that is left to the first Connect.
+func (d *Driver) OpenConnector(dsn string) (driver.Connector, error) {
+	cfg, err := ParseDSN(dsn)
+	if err != nil {
+		return nil, err
+	}
+	return NewConnector(cfg)
+}
+
+// Open returns a virtual connection over a herd of its own, which lives as
+// long as the connection. database/sql does not call it, because Driver
+// implements [driver.DriverContext].
+func (d *Driver) Open(dsn string) (driver.Conn, error) {
+	dc, err := d.OpenConnector(dsn)
+	if err != nil {
+		return nil, err
+	}
+	c := dc.(*Connector)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cn, err := c.connect(ctx)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	cn.ownsHerd = true
+	return cn, nil
+}

@@ -1,0 +1,208 @@
+package pgherd
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/pgherd/pgherd/routing"
+)
+
+// FromDB returns the herd behind a handle that was opened by
+// sql.Open("pgherd", dsn) or sql.OpenDB, for Explain, Stats and Health. It
+// takes a virtual connection out of db for a moment. It is an error if db is
+// not a herd's, or if a wrapper around the driver hides it.
+func FromDB(ctx context.Context, db *sql.DB) (*Connector, error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	var c *Connector
+	err = conn.Raw(func(dc any) error {
+		cn, ok := dc.(*Conn)
+		if !ok {
+			return fmt.Errorf("pgherd: FromDB: the handle's connections are %T, not *pgherd.Conn", dc)
+		}
+		c = cn.c
+		return nil
+	})
+	return c, err
+}
+
+// An Explanation says what becomes of a text, and why.
+type Explanation struct {
+	Class       string   `json:"class"`  // read, write, session, txn or unclassified
+	Reason      string   `json:"reason"` // why it has its class
+	Pins        bool     `json:"pins,omitempty"`
+	Functions   []string `json:"functions"`
+	Relations   []string `json:"relations"`
+	Server      string   `json:"server,omitempty"` // what would be picked now; empty for none
+	RouteReason string   `json:"route_reason"`     // why it would be picked, or why none is
+}
+
+// Explain says how sql would be routed now, outside a transaction and under
+// the hints of ctx. It sends nothing, and before the first Connect it knows
+// nothing of the servers.
+func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
+	st := c.classify(sql)
+	v := c.view.Load()
+	cn := &Conn{c: c}
+	d := cn.decide(st, cn.session(ctx, &call{st: st}), v)
+	e := Explanation{
+		Class:       st.Class.String(),
+		Reason:      st.Reason.String(),
+		Pins:        st.Pins,
+		Functions:   append([]string{}, st.Functions...),
+		Relations:   append([]string{}, st.Relations...),
+		RouteReason: d.Reason.String(),
+	}
+	if d.Server >= 0 {
+		e.Server = v.Servers[d.Server].Name
+	}
+	return e
+}
+
+// Stats are the counters of a herd since it was made.
+type Stats struct {
+	Servers []ServerStats
+
+	// Retries counts attempts after the first: on another connection, on
+	// another server.
+	Retries uint64
+	// Misroutes counts statements that a standby refused, and that then ran on
+	// the primary. Each is remembered: a count that grows for long means
+	// texts that differ.
+	Misroutes uint64
+	// Unknowns counts reads that named something a replica did not know, and
+	// that then ran on the primary.
+	Unknowns uint64
+}
+
+// ServerStats are the counters of one server.
+type ServerStats struct {
+	Name string
+	Role routing.Role // as of now
+
+	// Decisions counts statements run on the server, BEGIN among them, by the
+	// reason for choosing it.
+	Decisions map[routing.Reason]uint64
+	// Failures counts connection failures that statements met.
+	Failures uint64
+	// InFlight is the number of statements and transactions that use the
+	// server or wait for one of its connections now.
+	InFlight int64
+	// Pool tells of the physical connections.
+	Pool sql.DBStats
+}
+
+// Total returns the number of statements run on the server.
+func (s ServerStats) Total() uint64 {
+	var n uint64
+	for _, d := range s.Decisions {
+		n += d
+	}
+	return n
+}
+
+// Stats returns the counters. They are read one after the other, while
+// statements run.
+func (c *Connector) Stats() Stats {
+	v := c.view.Load()
+	st := Stats{
+		Retries:   c.retries.Load(),
+		Misroutes: c.misroutes.Load(),
+		Unknowns:  c.unknowns.Load(),
+	}
+	for i, s := range c.servers {
+		ss := ServerStats{
+			Name:      s.name,
+			Role:      v.Servers[i].Role,
+			Decisions: make(map[routing.Reason]uint64),
+			Failures:  s.failures.Load(),
+			InFlight:  s.inFlight.Load(),
+		}
+		if c.begun.Load() {
+			ss.Pool = s.db.Stats()
+		}
+		for r := range s.decisions {
+			if n := s.decisions[r].Load(); n > 0 {
+				ss.Decisions[routing.Reason(r)] = n
+			}
+		}
+		st.Servers = append(st.Servers, ss)
+	}
+	return st
+}
+
+// Health is what is known of the servers. It is gathered in the background:
+// asking for it costs no round trip.
+type Health struct {
+	Servers []ServerHealth
+}
+
+// ServerHealth is what is known of one server.
+type ServerHealth struct {
+	Name string
+	Role routing.Role
+	Up   bool // it answered when it was last asked
+
+	// Lag is how stale a read on the replica can be at most, the age of the
+	// last question included; LagKnown is false where nothing is known. A
+	// primary has none.
+	Lag      time.Duration
+	LagBytes int64 // log not yet replayed when last asked; -1 if unknown
+	LagKnown bool
+
+	Asked   time.Time // when it was last asked; zero for never
+	Version int       // server_version_num; 0 if unknown
+	Err     error     // why it is not up
+}
+
+// Ready returns nil if the herd can serve reads and writes: the primary
+// answers. Replicas that are missing do not make it less ready, since the
+// primary serves in their place.
+func (h Health) Ready() error {
+	var errs []error
+	for _, s := range h.Servers {
+		if s.Role == routing.Primary && s.Up {
+			return nil
+		}
+		if s.Err != nil {
+			errs = append(errs, s.Err)
+		}
+	}
+	return fmt.Errorf("pgherd: no primary answers: %w", errors.Join(errs...))
+}
+
+// Health returns what is known of the servers now. Before the first Connect
+// nothing is.
+func (c *Connector) Health() Health {
+	c.mu.Lock()
+	snap, v := c.mu.snapshot, c.view.Load()
+	c.mu.Unlock()
+	now := c.now()
+	var h Health
+	for i, rs := range v.Servers {
+		st := snap.Servers[i]
+		sh := ServerHealth{
+			Name:     rs.Name,
+			Role:     rs.Role,
+			Up:       rs.Up,
+			LagBytes: rs.LagBytes,
+			Asked:    st.Asked,
+			Version:  st.Version,
+			Err:      st.Err,
+		}
+		switch {
+		case rs.Role == routing.Primary || c.servers[i].believed != routing.Unknown:
+			sh.LagBytes, sh.LagKnown = 0, true
+		case rs.Fresh > 0:
+			sh.Lag, sh.LagKnown = max(now.Sub(rs.Fresh), 0), true
+		}
+		h.Servers = append(h.Servers, sh)
+	}
+	return h
+}
