@@ -6,24 +6,59 @@ import (
 	"database/sql/driver"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 )
 
 // A fake is a server without a socket. It answers the questions of this
-// package from state, a function that is called when the answer is
-// made, half of the delay after the question was sent.
+// package from its state half of the delay after the question was sent.
 type fake struct {
-	name  string
-	state func() fakeState
+	name   string
+	state  func() fakeState
+	answer func(asked time.Time) fakeState // state, for an answer to the question sent then; nil means state
 
 	mu      sync.Mutex // guards what follows
+	is      fakeState  // of a fake made by static
 	asked   []time.Time
 	busy    int // questions under way
 	atOnce  int // the most of them
 	dials   int
 	queries []string
+	epoch   int // connections of an earlier one are broken
+}
+
+// static returns a server that does not change of itself.
+func static(name string, s fakeState) *fake {
+	f := &fake{name: name, is: s}
+	f.state = func() fakeState {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.is
+	}
+	return f
+}
+
+// change changes a static server.
+func (f *fake) change(change func(*fakeState)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.is)
+}
+
+// seen returns when the server was asked what, and how many connections were made.
+func (f *fake) seen() (asked []time.Time, queries []string, dials int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.asked), slices.Clone(f.queries), f.dials
+}
+
+// breakConns breaks all connections, as a restart does.
+func (f *fake) breakConns() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.epoch++
 }
 
 type fakeState struct {
@@ -58,6 +93,7 @@ func (f *fake) Driver() driver.Driver { return nil }
 func (f *fake) Connect(ctx context.Context) (driver.Conn, error) {
 	f.mu.Lock()
 	f.dials++
+	epoch := f.epoch
 	f.mu.Unlock()
 	s := f.state()
 	if s.frozen {
@@ -67,11 +103,12 @@ func (f *fake) Connect(ctx context.Context) (driver.Conn, error) {
 	if s.down {
 		return nil, errDown
 	}
-	return &fakeConn{f: f}, nil
+	return &fakeConn{f: f, epoch: epoch}, nil
 }
 
 type fakeConn struct {
 	f      *fake
+	epoch  int
 	broken bool
 }
 
@@ -81,10 +118,12 @@ func (c *fakeConn) Close() error                        { return nil }
 
 func (c *fakeConn) QueryContext(ctx context.Context, query string, _ []driver.NamedValue) (driver.Rows, error) {
 	f := c.f
+	asked := time.Now()
 	f.mu.Lock()
-	f.asked = append(f.asked, time.Now())
+	f.asked = append(f.asked, asked)
 	f.queries = append(f.queries, query)
 	f.busy++
+	c.broken = c.broken || c.epoch < f.epoch
 	f.atOnce = max(f.atOnce, f.busy)
 	f.mu.Unlock()
 	defer func() {
@@ -106,6 +145,9 @@ func (c *fakeConn) QueryContext(ctx context.Context, query string, _ []driver.Na
 		<-ctx.Done()
 		c.broken = true
 		return nil, ctx.Err()
+	}
+	if f.answer != nil {
+		s = f.answer(asked)
 	}
 	if err := sleep(ctx, s.delay/2); err != nil {
 		c.broken = true

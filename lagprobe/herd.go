@@ -13,6 +13,7 @@ type herd struct {
 	unasked int      // servers that have neither answered nor failed yet
 
 	cluster uint64 // system identifier of the herd's members; zero if unknown
+	newest  uint32 // highest timeline of the cluster; see highest
 	primary int    // index into servers; -1 where none is known
 
 	// log is that of source, the server elected last, on its timeline. It
@@ -72,9 +73,12 @@ func (h *herd) elect() {
 		cluster = 0 // known for good only with the first primary
 	}
 	cluster = clusterOf(h.servers, cluster)
-	h.primary = primaryOf(h.servers, cluster, h.primary)
 	changed := cluster != h.cluster
-	h.cluster = cluster
+	if changed {
+		h.cluster, h.newest = cluster, 0
+	}
+	h.newest = highest(h.servers, cluster, h.newest)
+	h.primary = primaryOf(h.servers, cluster, h.newest, h.primary)
 	if h.primary < 0 {
 		return
 	}
@@ -129,9 +133,9 @@ func (h *herd) snapshot() Snapshot {
 			s.Fresh, s.LagBytes = s.Answered, 0
 		case s.Err != nil:
 		case !member(s, h.cluster):
-			s.Err = fmt.Errorf("lagprobe: %s: %w: system identifier %d, want %d", s.Name, ErrForeignCluster, s.SystemID, h.cluster)
+			s.Err = fmt.Errorf("lagprobe: ask %s: %w: system identifier %d, want %d", s.Name, ErrForeignCluster, s.SystemID, h.cluster)
 		case !s.Standby:
-			s.Err = fmt.Errorf("lagprobe: %s: %w: timeline %d, the herd's is %d", s.Name, ErrStalePrimary, s.Timeline, newest(servers, h.cluster))
+			s.Err = fmt.Errorf("lagprobe: ask %s: %w: timeline %d, the herd's is %d", s.Name, ErrStalePrimary, s.Timeline, h.newest)
 		}
 	}
 	return Snapshot{Servers: servers, Primary: h.primary}
@@ -170,25 +174,32 @@ func member(s *Status, cluster uint64) bool {
 	return s.SystemID == cluster || s.SystemID == 0 || cluster == 0
 }
 
-// newest returns the highest timeline that a member of the cluster has told.
-func newest(servers []Status, cluster uint64) uint32 {
-	var top uint32
+// highest returns the highest timeline that a member of the cluster has told, or
+// the known one. That is forgotten only when all servers answer and none tells it any more:
+// the herd was reset to a backup.
+func highest(servers []Status, cluster uint64, known uint32) uint32 {
+	var told uint32
+	lost := false
 	for i := range servers {
-		if s := &servers[i]; member(s, cluster) {
-			top = max(top, s.Timeline)
+		s := &servers[i]
+		lost = lost || s.Failures > 0
+		if member(s, cluster) {
+			told = max(told, s.Timeline)
 		}
 	}
-	return top
+	if lost {
+		told = max(told, known)
+	}
+	return told
 }
 
 // primaryOf elects the primary among the members whose last answer was that they
 // are not in recovery: the one of the highest timeline. Of several, one that
-// answers; of several, the current one, then the first. A server of an older
-// timeline than any other member's, standbys included, has been replaced and is never
-// elected, even where its successor is not (or no longer) in sight. primaryOf returns -1 if there is
+// answers; of several, the current one; then the first. A server of an older
+// timeline than the newest that any member is known to have followed has been replaced, and
+// is not elected even where its successor is not in sight. primaryOf returns -1 if there is
 // no primary.
-func primaryOf(servers []Status, cluster uint64, current int) int {
-	top := newest(servers, cluster)
+func primaryOf(servers []Status, cluster uint64, newest uint32, current int) int {
 	best := -1
 	better := func(i int) bool {
 		if best < 0 {
@@ -206,7 +217,7 @@ func primaryOf(servers []Status, cluster uint64, current int) int {
 	for i := range servers {
 		s := &servers[i]
 		claims := !s.Answered.IsZero() && !s.Standby && member(s, cluster)
-		replaced := s.Timeline != 0 && s.Timeline < top
+		replaced := s.Timeline != 0 && s.Timeline < newest
 		if claims && !replaced && better(i) {
 			best = i
 		}

@@ -183,14 +183,14 @@ func (l *loop) settle(a answer) {
 }
 
 // follow makes the others due behind the lead, which has answered, failed, or just
-// been elected.
+// been elected. Those that fail keep their own time.
 func (l *loop) follow(now time.Time) {
 	if !l.rush {
 		now = now.Add(l.interval / 20)
 	}
 	l.rush = false
 	for i, s := range l.servers {
-		if i != l.herd.primary {
+		if i != l.herd.primary && s.failures == 0 {
 			l.pull(s, now)
 		}
 	}

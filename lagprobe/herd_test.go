@@ -1,0 +1,179 @@
+package lagprobe
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+// herdOf makes statuses of a text: "p2" is a server that said it is a primary on timeline
+// 2, "s1" one that said it is a standby on timeline 1; "!" after it means that it does not answer
+// any more, "/8" that its system identifier is 8, "-" a server that never answered.
+func herdOf(text string) []Status {
+	var servers []Status
+	for _, word := range strings.Fields(text) {
+		if word == "-" {
+			servers = append(servers, Status{Sample: Sample{Err: errDown}, Failures: 1})
+			continue
+		}
+		s := Status{Answered: time.Now(), Sample: Sample{SystemID: 7, LSN: mb}}
+		s.Standby = word[0] == 's'
+		s.Timeline = uint32(word[1] - '0')
+		if strings.Contains(word, "!") {
+			s.Err, s.Failures = errDown, 1
+		}
+		if _, id, ok := strings.Cut(word, "/"); ok {
+			s.SystemID = uint64(id[0] - '0')
+		}
+		servers = append(servers, s)
+	}
+	return servers
+}
+
+func TestElection(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		servers string
+		known   uint32 // timeline
+		current int
+		want    int
+	}{
+		{"the only one", "s1 p1 s1", 0, -1, 1},
+		{"none", "s1 s1", 0, -1, -1},
+		{"none ever answered", "- -", 0, -1, -1},
+		{"some never answered", "- p1 -", 0, -1, 1},
+		{"dead, and none other", "p1! s1", 1, 0, 0},
+		{"promoted beside a dead one", "p1! p2", 1, 0, 1},
+		{"promoted beside a living one", "p1 p2 s1", 1, 0, 1},
+		{"dead after its promotion, the old one is back", "p1 p2! s1", 2, 1, 1},
+		{"the old one is back as a standby", "s1 p2", 2, 1, 1},
+		{"demoted", "s1 s1", 1, 0, -1},
+		{"promoted twice", "p1 p2 p3", 3, 1, 2},
+		{"tie: the current one", "p1 p1", 1, 1, 1},
+		{"tie: the first", "p1 p1", 1, -1, 0},
+		{"tie: the one that answers", "p1! p1", 1, 0, 1},
+		{"tie: none answers", "p1! p1!", 1, 1, 1},
+		{"a standby follows a newer one", "p1 s2", 0, 0, -1},
+		{"a dead standby followed a newer one", "p1 s2!", 0, 0, -1},
+		{"the newer one is gone from the answers, and one is silent", "p1 s1 -", 2, -1, -1},
+		{"the newer one is gone from the herd", "p1 s1 s1", 2, -1, 0},
+		{"foreign", "p1 p2/8", 1, 0, 0},
+		{"a foreign standby on a higher timeline", "p1 s9/8", 1, 0, 0},
+		{"timelines unknown", "s0 p0", 0, -1, 1},
+		{"timelines unknown, failover", "s0 p0", 0, 0, 1},
+		{"timeline unknown, of the standbys known", "p0 s1", 0, -1, 0},
+	} {
+		servers := herdOf(c.servers)
+		top := highest(servers, 7, c.known)
+		if got := primaryOf(servers, 7, top, c.current); got != c.want {
+			t.Errorf("%s: %q elects %d, want %d", c.name, c.servers, got, c.want)
+		}
+	}
+}
+
+func TestCluster(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		servers string
+		known   uint64
+		want    uint64
+	}{
+		{"none known", "- s0/0", 0, 0},
+		{"of a primary", "s1/8 s1/8 p1/7", 0, 7},
+		{"of the majority of primaries", "p1/8 p1/7 p1/7", 0, 7},
+		{"of the majority", "s1/8 s1/7 s1/7", 0, 7},
+		{"of the first", "s1/8 s1/7", 0, 8},
+		{"known", "p1/8 p1/8 s1/7!", 7, 7},
+		{"upgraded", "p1/8 s1/8", 7, 8},
+	} {
+		if got := clusterOf(herdOf(c.servers), c.known); got != c.want {
+			t.Errorf("%s: %q is cluster %d, want %d", c.name, c.servers, got, c.want)
+		}
+	}
+}
+
+// say lets the servers of a herd answer, as in herdOf, at a time and with positions.
+func say(h *herd, at time.Time, text string, lsn ...uint64) Snapshot {
+	for i, s := range herdOf(text) {
+		s.Asked, s.LSN = at, lsn[i]
+		h.learn(i, s.Sample)
+	}
+	return h.snapshot()
+}
+
+func TestFailover(t *testing.T) {
+	t0 := time.Now()
+	at := func(s int) time.Time { return t0.Add(time.Duration(s) * time.Second) }
+	h := newHerd(make([]Target, 3))
+	check := func(s Snapshot, primary int, fresh ...int) {
+		t.Helper()
+		if s.Primary != primary {
+			t.Errorf("primary is %d, want %d", s.Primary, primary)
+		}
+		for i, sec := range fresh {
+			want := at(sec)
+			if sec < 0 {
+				want = time.Time{}
+			}
+			if !s.Servers[i].Fresh.Equal(want) {
+				t.Errorf("server %d is fresh as of %v, want %ds", i, s.Servers[i].Fresh.Sub(t0), sec)
+			}
+		}
+	}
+	check(say(h, at(1), "p1 s1 s1", 100, 100, 90), 0, 1, 1, -1)
+	check(say(h, at(2), "p1 s1 s1", 200, 150, 200), 0, 2, 1, 2)
+	check(say(h, at(3), "p1! s1 s1", 0, 200, 200), 0, 2, 2, 2)
+	if s := h.snapshot(); !errors.Is(s.Servers[0].Err, errDown) {
+		t.Errorf("the dead primary's error: %v", s.Servers[0].Err)
+	}
+
+	// The second is promoted. The third may follow the old primary, which is alive and
+	// has written more: its position proves nothing.
+	s := say(h, at(4), "p1 p2 s1", 400, 250, 400)
+	check(s, 1, -1, 4, -1)
+	if !errors.Is(s.Servers[0].Err, ErrStalePrimary) || s.Servers[2].LagBytes != -1 {
+		t.Errorf("%+v", s.Servers)
+	}
+	check(say(h, at(5), "p1 p2! s1", 500, 0, 500), 1, -1, 4, -1)
+	check(say(h, at(6), "s1 p2 s2", 500, 300, 300), 1, -1, 6, 6)
+
+	// The third was rebuilt from an older copy.
+	check(say(h, at(7), "s1 p2 s2", 500, 400, 260), 1, -1, 7, 4)
+}
+
+// A standby is never ahead of its primary. One that is follows another.
+func TestAheadOfThePrimary(t *testing.T) {
+	h := newHerd(make([]Target, 2))
+	t0 := time.Now()
+	if s := say(h, t0, "p1 s1", 100, 120); s.Servers[1].Fresh.IsZero() {
+		t.Error("it was asked after the primary, and may be ahead")
+	}
+	say(h, t0.Add(time.Second), "p1", 110)
+	if s := h.snapshot(); !s.Servers[1].Fresh.IsZero() || s.Servers[1].LagBytes != -1 {
+		t.Errorf("it was ahead of what the primary said later, and is still fresh: %+v", s.Servers[1])
+	}
+}
+
+// Until all were asked there is no primary: the first to answer may be foreign.
+func TestForeignFirst(t *testing.T) {
+	h := newHerd([]Target{{Name: "pg1"}, {Name: "pg2"}, {Name: "pg3"}})
+	now := time.Now()
+	foreign := Sample{Asked: now, LSN: mb, Timeline: 1, SystemID: 8}
+	h.learn(1, foreign)
+	if s := h.snapshot(); s.Primary != -1 || s.Servers[1].Err != nil {
+		t.Fatalf("%+v", s)
+	}
+	h.learn(0, Sample{Asked: now, LSN: mb, Timeline: 1, SystemID: 7})
+	h.learn(2, Sample{Asked: now, LSN: mb, Timeline: 1, SystemID: 7, Standby: true})
+	s := h.snapshot()
+	if err := s.Servers[1].Err; s.Primary != 0 || !errors.Is(err, ErrForeignCluster) ||
+		err.Error() != "lagprobe: ask pg2: server of another cluster: system identifier 8, want 7" {
+		t.Errorf("primary is %d, error %v", s.Primary, err)
+	}
+	foreign.Standby = true
+	h.learn(1, foreign)
+	if s := h.snapshot(); !s.Servers[1].Fresh.IsZero() || s.Servers[1].LagBytes != -1 || s.Servers[2].Fresh.IsZero() {
+		t.Errorf("%+v", s.Servers)
+	}
+}
