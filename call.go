@@ -86,8 +86,12 @@ func (cn *Conn) run(ctx context.Context, k *call) (lease, error) {
 		waited   bool  // for a server that may run k
 	)
 	for {
+		s.Now = c.now()
 		v := c.view.Load()
 		d := cn.decide(k.st, s, v)
+		if d.Server < 0 && len(c.servers) == 1 && v.Servers[0].Role == routing.Unknown && firstErr == nil {
+			d.Server = 0 // what keeps the only server from answering is best told by itself
+		}
 		if d.Server < 0 {
 			if firstErr != nil {
 				return lease{}, callerError(ctx, firstErr)
@@ -172,6 +176,9 @@ func callerError(ctx context.Context, err error) error {
 // on. There is nowhere else to go.
 func (cn *Conn) runHeld(ctx context.Context, k *call) (lease, error) {
 	l := cn.held
+	if k.st.Reason == routing.ReasonLock && l.onStandby() {
+		return lease{}, ErrLockOnReplica
+	}
 	cn.c.count(routing.Decision{Server: l.srv, Reason: cn.heldFor()})
 	err := k.on(ctx, &l)
 	if err != nil && !l.inTransaction() && isStalePlan(err) {
@@ -231,7 +238,7 @@ func (k *call) needsPrimary() bool {
 
 // note remembers what k, which l has run, means for the statements after it.
 func (cn *Conn) note(k *call, l *lease) {
-	if k.op == opPrepare {
+	if k.op != opQuery && k.op != opExec {
 		return
 	}
 	cn.noteWrite(k.st, l)
@@ -249,9 +256,7 @@ func (cn *Conn) noteWrite(st *routing.Statement, l *lease) {
 	switch {
 	case mayWrite(st) && open:
 		cn.pending = true
-	case mayWrite(st):
-		cn.wroteNow()
-	case st.Class == routing.Txn && !open && (cn.pending || l.pg == nil):
+	case mayWrite(st), st.Class == routing.Txn && !open: // COMMIT, COMMIT PREPARED
 		cn.pending = false
 		cn.wroteNow()
 	}
@@ -275,7 +280,6 @@ func mayWrite(st *routing.Statement) bool {
 func (cn *Conn) session(ctx context.Context, k *call) routing.Session {
 	h := hintsOf(ctx)
 	s := routing.Session{
-		Now:        cn.c.now(),
 		Wrote:      max(cn.wrote, cn.c.ownWrites()),
 		MaxLag:     h.maxLag,
 		Hint:       h.role,

@@ -76,8 +76,8 @@
 //
 // Availability. A replica that is dead, frozen or starting costs no failed
 // read: what fails on it before its first row goes to another server, and a
-// replica that leaves two questions of the probe unanswered has its connections
-// cut, which moves the reads that wait for it. (TestReplicaDies,
+// replica that leaves a question of the probe unanswered for lag_check_timeout has
+// its connections cut, which moves the reads that wait for it. (TestReplicaDies,
 // TestReplicaFreezes)
 //
 // Session state. SET, a temporary table, an advisory lock, PREPARE, LISTEN, a
@@ -95,7 +95,8 @@
 //
 // BeginTx takes a connection of the primary. A read-only transaction below
 // SERIALIZABLE, which a standby refuses, is routed like a read and may run on a
-// replica; an error of the replica is then the caller's.
+// replica; an error of the replica is then the caller's. Advisory locks in it are
+// [ErrLockOnReplica].
 //
 // # Prepared statements
 //

@@ -18,6 +18,11 @@ import (
 // ErrClosed is returned for statements on a connector that was closed.
 var ErrClosed = errors.New("pgherd: the herd is closed")
 
+// ErrLockOnReplica is returned for an advisory lock, or its release, in a
+// read-only transaction that runs on a replica. The replica would grant a lock
+// that nobody elsewhere sees. Begin such transactions under [WithPrimary].
+var ErrLockOnReplica = errors.New("pgherd: the transaction runs on a replica, whose locks nobody else sees: begin it under WithPrimary")
+
 // errDemoted marks a server that was taken for the primary and says on a new
 // connection that it is a standby. Nothing was sent.
 var errDemoted = errors.New("pgherd: the server is a standby now")

@@ -547,6 +547,20 @@ func TestSessionState(t *testing.T) {
 			t.Error("unlock ran in another session than lock")
 		}
 	})
+	t.Run("advisory lock in a transaction on a replica", func(t *testing.T) {
+		db := openDB(t, d.DSN())
+		tx, err := db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback()
+		if !onReplica(t, tx) {
+			t.Fatal("the transaction is not on a replica")
+		}
+		if err := tx.QueryRow("select pg_try_advisory_lock(43)").Scan(new(bool)); err != pgherd.ErrLockOnReplica {
+			t.Errorf("err = %v, want ErrLockOnReplica", err)
+		}
+	})
 	t.Run("temporary table in a pool of one", func(t *testing.T) {
 		db := openDB(t, d.DSN())
 		db.SetMaxOpenConns(1)

@@ -50,7 +50,9 @@ func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
 	st := c.classify(sql)
 	v := c.view.Load()
 	cn := &Conn{c: c}
-	d := cn.decide(st, cn.session(ctx, &call{st: st}), v)
+	session := cn.session(ctx, &call{st: st})
+	session.Now = c.now()
+	d := cn.decide(st, session, v)
 	e := Explanation{
 		Class:       st.Class.String(),
 		Reason:      st.Reason.String(),

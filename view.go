@@ -26,9 +26,9 @@ func (c *Connector) learn(asked lagprobe.Snapshot) {
 	}
 	c.publish(snap)
 	for i, s := range c.servers {
-		// One unanswered question keeps new reads away. After the second the
-		// server is given up: what waits for it moves on.
-		if i != snap.Primary && snap.Servers[i].Failures >= 2 {
+		// What waits for a server that does not answer moves on. Not from the
+		// primary: a write that waits could not.
+		if i != snap.Primary && snap.Servers[i].Failures > 0 {
 			s.sockets.cut()
 		}
 	}
@@ -51,9 +51,11 @@ func (c *Connector) suspect(server int) {
 		return // nobody would ever clear it
 	}
 	s.failed.Store(int64(c.now()))
-	c.mu.Lock()
-	c.republishLocked()
-	c.mu.Unlock()
+	if c.view.Load().Servers[server].Up {
+		c.mu.Lock()
+		c.republishLocked()
+		c.mu.Unlock()
+	}
 	c.refresh()
 }
 
