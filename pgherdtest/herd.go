@@ -83,6 +83,11 @@ func (h *Herd) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for _, s := range h.servers[1:] {
+		if err := s.waitStreaming(ctx, h.servers[0]); err != nil {
+			return err
+		}
+	}
 	return h.WaitSync(ctx)
 }
 

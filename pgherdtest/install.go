@@ -204,7 +204,7 @@ func copyTree(dst, src string, u *user) error {
 	return errors.Join(os.Chmod(dst, 0o700), u.own(dst))
 }
 
-// lockFile locks the named file, which it makes, against other processes.
+// lockFile locks the named file, which it makes if need be, and waits for it.
 func lockFile(ctx context.Context, name string) (unlock func(), err error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {

@@ -50,7 +50,7 @@ func newOptions(opts []Option) (options, error) {
 
 		"fsync":              "off",
 		"full_page_writes":   "off",
-		"autovacuum_naptime": "1h",
+		"autovacuum_naptime": "1h", // an idle primary writes no log
 
 		// Files in the data directory, which go with it; a killed server would
 		// leave segments in /dev/shm for ever.

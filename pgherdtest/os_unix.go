@@ -16,6 +16,8 @@ const (
 	sigContinue = syscall.SIGCONT
 )
 
+func signal(pid int, sig syscall.Signal) error { return syscall.Kill(pid, sig) }
+
 // serverUser returns whom root becomes to run PostgreSQL, and nil for others.
 func serverUser() (*user, error) {
 	if os.Geteuid() != 0 {

@@ -46,8 +46,8 @@ func (s *starter) start(cmd *exec.Cmd, u *user, exited func()) (*process, error)
 		if p.err == nil {
 			p.err = errors.New("exit status 0")
 		}
-		exited()
 		close(p.done)
+		exited()
 	}()
 	return p, nil
 }
@@ -94,7 +94,7 @@ func (p *process) running() bool {
 
 // end sends sig to the postmaster and reports whether it ended in time.
 func (p *process) end(sig syscall.Signal, timeout time.Duration) bool {
-	syscall.Kill(p.pid, sig)
+	signal(p.pid, sig)
 	return p.wait(timeout)
 }
 
@@ -116,13 +116,13 @@ func (p *process) kill() bool {
 // freeze stops all processes: the postmaster first, which then starts no more,
 // and the others until a look finds none that is new.
 func (p *process) freeze() {
-	syscall.Kill(p.pid, sigStop)
+	signal(p.pid, sigStop)
 	signalled := map[int]bool{}
 	for again := true; again; {
 		again = false
 		for _, pid := range descendants(p.pid) {
 			if !signalled[pid] {
-				syscall.Kill(pid, sigStop)
+				signal(pid, sigStop)
 				signalled[pid], again = true, true
 			}
 		}
@@ -131,26 +131,26 @@ func (p *process) freeze() {
 
 func (p *process) thaw() {
 	for _, pid := range descendants(p.pid) {
-		syscall.Kill(pid, sigContinue)
+		signal(pid, sigContinue)
 	}
-	syscall.Kill(p.pid, sigContinue)
+	signal(p.pid, sigContinue)
 }
 
 // killTree kills a postmaster and its children. A postmaster that dies alone
 // leaves behind children that are busy, or frozen.
 func killTree(postmaster int) {
-	syscall.Kill(postmaster, sigStop)
+	signal(postmaster, sigStop)
 	killed := map[int]bool{}
 	for again := true; again; {
 		again = false
 		for _, pid := range descendants(postmaster) {
 			if !killed[pid] {
-				syscall.Kill(pid, syscall.SIGKILL)
+				signal(pid, syscall.SIGKILL)
 				killed[pid], again = true, true
 			}
 		}
 	}
-	syscall.Kill(postmaster, syscall.SIGKILL)
+	signal(postmaster, syscall.SIGKILL)
 }
 
 // killOrphan ends what runs on a data directory whose owner died.
@@ -161,7 +161,7 @@ func killOrphan(data string) {
 	}
 	killTree(pid)
 	for range 100 {
-		if syscall.Kill(pid, 0) != nil {
+		if signal(pid, 0) != nil {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)

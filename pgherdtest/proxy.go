@@ -122,12 +122,12 @@ func (p *proxy) drop() {
 	}
 }
 
-func (p *proxy) close() error {
+// close ends the proxy and returns when nothing of it runs any more.
+func (p *proxy) close() {
 	p.cancel()
 	p.unlisten()
 	p.drop()
 	p.wg.Wait()
-	return nil
 }
 
 // track makes c one of the connections that drop ends, until forget.

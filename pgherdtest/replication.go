@@ -84,21 +84,27 @@ func (s *Server) Follow(ctx context.Context, primary *Server) error {
 	if s == primary {
 		return s.errorf("follow", errors.New("it cannot follow itself"))
 	}
-	// Taken as running only if it can say so itself: a frozen one cannot.
 	keep, err := s.canFollow(ctx, primary)
 	if err != nil {
 		return s.errorf("follow "+primary.name+" with", err)
 	}
-	s.upstream.Store(primary)
-	s.stream.drop()
+	if s.upstream.Swap(primary) != primary {
+		s.stream.drop()
+	}
 	if !keep {
 		if err := s.recopy(ctx, primary); err != nil {
 			return s.errorf("copy "+primary.name+" to", err)
 		}
 	}
-	err = s.poll(ctx, `SELECT EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming')`)
+	return s.waitStreaming(ctx, primary)
+}
+
+// waitStreaming returns when s streams from primary. It asks the primary: the
+// replica may not have noticed yet that an older stream has ended.
+func (s *Server) waitStreaming(ctx context.Context, primary *Server) error {
+	err := primary.poll(ctx, "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE application_name = $1 AND state = 'streaming')", s.name)
 	if err != nil {
-		return s.errorf("follow "+primary.name+" with", err)
+		return s.errorf("stream from "+primary.name+" to", err)
 	}
 	return nil
 }
@@ -106,10 +112,7 @@ func (s *Server) Follow(ctx context.Context, primary *Server) error {
 // canFollow reports whether s runs as a replica whose log is a beginning of the
 // primary's.
 func (s *Server) canFollow(ctx context.Context, primary *Server) (bool, error) {
-	s.mu.Lock()
-	running := s.proc.running()
-	s.mu.Unlock()
-	if !running {
+	if !s.running() {
 		return false, nil
 	}
 	var (
@@ -176,6 +179,9 @@ func (s *Server) history(ctx context.Context) (forks map[int]uint64, timeline in
 func (s *Server) recopy(ctx context.Context, primary *Server) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.ended {
+		return errClosed
+	}
 	if err := s.killLocked(); err != nil {
 		return err
 	}
@@ -219,16 +225,13 @@ func (s *Server) ResumeReplay(ctx context.Context) error {
 // milliseconds, has passed since it, by recovery_min_apply_delay; 0 ends that.
 // It holds until it is changed, restarts included.
 func (s *Server) ApplyDelay(ctx context.Context, d time.Duration) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.delay = d
-	if !s.proc.running() {
-		return nil // configured by the next start
-	}
-	if err := s.configure(); err != nil {
+	running, err := s.setDelay(d)
+	if err != nil {
 		return s.errorf("delay", err)
 	}
-	syscall.Kill(s.proc.pid, syscall.SIGHUP)
+	if !running {
+		return nil // configured by the next start
+	}
 	// The postmaster tells the replaying process before it starts this session.
 	for {
 		var millis int64
@@ -245,6 +248,21 @@ func (s *Server) ApplyDelay(ctx context.Context, d time.Duration) error {
 		}
 		time.Sleep(pollInterval)
 	}
+}
+
+// setDelay configures the delay and reports whether there is a server to take
+// it over.
+func (s *Server) setDelay(d time.Duration) (running bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.delay = d
+	if !s.proc.running() {
+		return false, nil
+	}
+	if err := s.configure(); err != nil {
+		return true, err
+	}
+	return true, signal(s.proc.pid, syscall.SIGHUP)
 }
 
 // lsnQuery asks a primary for the end of its log, a replica for the end of what
@@ -279,9 +297,9 @@ func (s *Server) WaitLSN(ctx context.Context, lsn uint64) error {
 	return nil
 }
 
-// WaitSync returns when every running replica has replayed all that the
-// primary had when WaitSync was called. Servers that are down are left out, and
-// primaries beside the one that [Herd.Primary] returns.
+// WaitSync returns when every running replica of [Herd.Primary] has replayed
+// all that the primary had committed when WaitSync was called. Servers that are
+// down, or follow another primary, are left out.
 func (h *Herd) WaitSync(ctx context.Context) error {
 	lsn, err := h.Primary().LSN(ctx)
 	if err != nil {
@@ -290,15 +308,14 @@ func (h *Herd) WaitSync(ctx context.Context) error {
 	return h.WaitLSN(ctx, lsn)
 }
 
-// WaitLSN returns when every running replica has replayed the log up to lsn.
+// WaitLSN returns when every running replica of [Herd.Primary] has replayed the
+// log up to lsn.
 func (h *Herd) WaitLSN(ctx context.Context, lsn uint64) error {
+	primary := h.Primary()
 	errs := make([]error, len(h.servers))
 	var wg sync.WaitGroup
 	for i, s := range h.servers {
-		s.mu.Lock()
-		running := s.proc.running()
-		s.mu.Unlock()
-		if running && s.upstream.Load() != nil {
+		if s.upstream.Load() == primary && s.running() {
 			wg.Go(func() { errs[i] = s.WaitLSN(ctx, lsn) })
 		}
 	}

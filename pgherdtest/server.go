@@ -45,6 +45,7 @@ type Server struct {
 	mu    sync.Mutex    // guards all below, and that only one method at a time starts or ends processes
 	proc  *process      // of the last start; nil before the first
 	delay time.Duration // recovery_min_apply_delay
+	ended bool          // the herd was closed
 
 	port atomic.Int32 // where the server itself listens, behind the proxy
 }
@@ -67,7 +68,7 @@ func newServer(h *Herd, name string) (*Server, error) {
 		err = s.stream.listen()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("pgherdtest: find an address for the stream of %s: %w", name, err), s.clients.close())
+		return nil, fmt.Errorf("pgherdtest: find an address for the stream of %s: %w", name, err)
 	}
 	return s, nil
 }
@@ -170,6 +171,9 @@ func (s *Server) Start() error {
 }
 
 func (s *Server) startLocked() error {
+	if s.ended {
+		return s.errorf("start", errClosed)
+	}
 	if s.proc.running() {
 		return s.errorf("start", errors.New("it is running"))
 	}
@@ -231,6 +235,12 @@ func (s *Server) launch() (*process, error) {
 	}
 }
 
+func (s *Server) running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proc.running()
+}
+
 // exited is called when the postmaster has ended, by whatever cause.
 func (s *Server) exited() {
 	if !s.network.isShut() {
@@ -271,14 +281,17 @@ func (s *Server) stopLocked() error {
 	if !s.proc.end(syscall.SIGINT, stopTimeout) {
 		return s.errorf("stop", fmt.Errorf("still running after %v; its log ends:\n%s", stopTimeout, s.LogTail(15)))
 	}
-	return nil
+	return s.listenLocked()
 }
 
 // Restart stops the server and starts it again.
 func (s *Server) Restart() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return errors.Join(s.stopLocked(), s.startLocked())
+	if err := s.stopLocked(); err != nil {
+		return err
+	}
+	return s.startLocked()
 }
 
 // Kill ends all processes of the server at once, without a word to anybody: a
@@ -292,10 +305,13 @@ func (s *Server) Kill() error {
 }
 
 func (s *Server) killLocked() error {
-	if s.proc.running() && !s.proc.kill() {
+	if !s.proc.running() {
+		return nil
+	}
+	if !s.proc.kill() {
 		return s.errorf("kill", errors.New("some of its processes are still there"))
 	}
-	return nil
+	return s.listenLocked()
 }
 
 // Freeze stops all processes of the server where they stand. Its connections
@@ -352,6 +368,7 @@ func (s *Server) Heal() error {
 func (s *Server) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ended = true
 	if s.proc.running() {
 		s.proc.thaw()
 		// An immediate shutdown cleans up shared memory, a kill does not.
@@ -359,11 +376,15 @@ func (s *Server) close() error {
 			s.proc.kill()
 		}
 	}
-	removeData(s.data())
-	return errors.Join(s.clients.close(), s.stream.close())
+	s.clients.close()
+	s.stream.close()
+	return removeData(s.data())
 }
 
-var errDown = errors.New("it is down")
+var (
+	errDown   = errors.New("it is down")
+	errClosed = errors.New("the herd is closed")
+)
 
 func (s *Server) errorf(op string, err error) error {
 	return fmt.Errorf("pgherdtest: %s %s: %w", op, s.name, err)
