@@ -65,11 +65,9 @@ func query[T any](t testing.TB, conn *pgx.Conn, sql string, args ...any) T {
 // silence is how long nothing must be heard to count as silence.
 const silence = 150 * time.Millisecond
 
-// connectFails tells why a connection cannot be made in a short time.
-func connectFails(t testing.TB, dsn string) error {
+// connectFails tells why a connection cannot be made.
+func connectFails(t testing.TB, ctx context.Context, dsn string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), silence)
-	defer cancel()
 	conn, err := pgx.Connect(ctx, dsn)
 	if err == nil {
 		conn.Close(t.Context())
@@ -81,7 +79,9 @@ func connectFails(t testing.TB, dsn string) error {
 // silent fails the test unless a new connection hears nothing at all.
 func silent(t testing.TB, dsn string) {
 	t.Helper()
-	if err := connectFails(t, dsn); !errors.Is(err, context.DeadlineExceeded) {
+	ctx, cancel := context.WithTimeout(t.Context(), silence)
+	defer cancel()
+	if err := connectFails(t, ctx, dsn); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("a new connection hears %v, want silence", err)
 	}
 }

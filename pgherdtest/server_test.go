@@ -12,7 +12,7 @@ import (
 // refused fails the test unless the address of s refuses connections.
 func refused(t *testing.T, s *Server) {
 	t.Helper()
-	if err := connectFails(t, s.DSN()); !errors.Is(err, syscall.ECONNREFUSED) {
+	if err := connectFails(t, timeout(t), s.DSN()); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Fatalf("%s answers a new connection with %v, want it refused", s.Name(), err)
 	}
 }
@@ -83,9 +83,11 @@ func TestExit(t *testing.T) {
 	h := Start(t, Replicas(0))
 	must(t, signal(h.Primary().proc.pid, syscall.SIGQUIT))
 	<-h.Primary().proc.done
-	// Refused a moment later, when the end was noticed.
-	for errors.Is(connectFails(t, h.Primary().DSN()), syscall.ECONNREFUSED) == false {
-		time.Sleep(time.Millisecond)
+	ctx := timeout(t)
+	for !errors.Is(connectFails(t, ctx, h.Primary().DSN()), syscall.ECONNREFUSED) { // a moment later
+		if ctx.Err() != nil {
+			t.Fatal("the address of a server that exited does not refuse connections")
+		}
 	}
 	must(t, h.Primary().Start())
 	connect(t, h.Primary().DSN())
