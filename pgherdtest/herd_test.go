@@ -145,24 +145,16 @@ func segmentExists(t *testing.T, id string) bool {
 	return false
 }
 
-// alive reports whether a process runs; a zombie does not.
-func alive(pid int) bool {
-	for _, children := range childProcesses() {
-		for _, child := range children {
-			if child == pid {
-				return true
-			}
-		}
-	}
-	return false
-}
+func alive(pid int) bool { return anyAlive(map[int]bool{pid: true}) }
 
 func TestCreateDatabase(t *testing.T) {
 	h := Start(t, Replicas(1))
+	must(t, h.Replica(1).ApplyDelay(timeout(t), 300*time.Millisecond))
 	var names []string
 	t.Run("in use", func(t *testing.T) {
 		a, b := h.CreateDatabase(t), h.CreateDatabase(t)
 		names = append(names, a.Name, b.Name)
+		connect(t, b.ServerDSN(h.Replica(1))) // which has it already
 		if a.DSN() == b.DSN() || !strings.HasPrefix(a.DSN(), "postgres://postgres@"+h.Primary().Addr()+"/"+a.Name+"?replica_hosts=") {
 			t.Errorf("DSNs %s, %s", a.DSN(), b.DSN())
 		}

@@ -18,7 +18,8 @@ func processAttr(u *user, onParentDeath syscall.Signal) *syscall.SysProcAttr {
 	return attr
 }
 
-// childProcesses returns the children of every process.
+// childProcesses returns the children of every process, without those that have
+// ended and wait to be noticed.
 func childProcesses() map[int][]int {
 	children := map[int][]int{}
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")

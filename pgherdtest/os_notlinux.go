@@ -15,7 +15,8 @@ import (
 // an owner that died leaves running is ended by the next Open.
 func processAttr(u *user, _ syscall.Signal) *syscall.SysProcAttr { return sysProcAttr(u) }
 
-// childProcesses returns the children of every process.
+// childProcesses returns the children of every process, without those that have
+// ended and wait to be noticed.
 func childProcesses() map[int][]int {
 	children := map[int][]int{}
 	out, _ := exec.Command("ps", "-axo", "pid=,ppid=,stat=").Output()

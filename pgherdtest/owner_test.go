@@ -1,5 +1,3 @@
-//go:build unix
-
 package pgherdtest
 
 import (
@@ -96,6 +94,30 @@ func ended(t *testing.T, pid int) {
 	}
 }
 
+func TestKillOrphan(t *testing.T) {
+	h := Start(t, Replicas(0))
+	p := h.Primary()
+	must(t, p.Freeze())
+	pids := append(descendants(p.proc.pid), p.proc.pid)
+	killOrphan(p.data())
+	for _, pid := range pids {
+		if alive(pid) {
+			t.Errorf("process %d is still there: %s", pid, commandLine(pid))
+		}
+	}
+
+	// The id in a file that was left behind may be another process's by now.
+	other := exec.Command("sleep", "60")
+	must(t, other.Start())
+	defer other.Wait()
+	defer other.Process.Kill()
+	must(t, os.WriteFile(filepath.Join(p.data(), "postmaster.pid"), fmt.Appendln(nil, other.Process.Pid), 0o600))
+	killOrphan(p.data())
+	if !alive(other.Process.Pid) {
+		t.Error("a process that is no server of this directory was ended")
+	}
+}
+
 // again runs tests of this binary in another process.
 func again(t *testing.T, tests string, change func(*exec.Cmd)) (output string, err error) {
 	t.Helper()
@@ -148,7 +170,7 @@ func TestUnprivileged(t *testing.T) {
 	out, err := again(t, "^TestStart$", func(cmd *exec.Cmd) {
 		cmd.Path, cmd.Dir = binary, "/"
 		cmd.Env = append(cmd.Env, "HOME=/nonexistent", "XDG_CACHE_HOME=")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(nobody.uid), Gid: uint32(nobody.gid)}}
+		cmd.SysProcAttr = processAttr(nobody, syscall.SIGKILL)
 	})
 	if err != nil || !strings.Contains(out, "--- PASS: TestStart") {
 		t.Errorf("as nobody: %v\n%s", err, out)

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -109,8 +110,7 @@ func (p *process) wait(timeout time.Duration) bool {
 
 // kill ends all processes and reports whether they have.
 func (p *process) kill() bool {
-	killTree(p.pid)
-	return p.wait(quitTimeout)
+	return killTree(p.pid) && p.wait(quitTimeout)
 }
 
 // freeze stops all processes: the postmaster first, which then starts no more,
@@ -136,9 +136,10 @@ func (p *process) thaw() {
 	signal(p.pid, sigContinue)
 }
 
-// killTree kills a postmaster and its children. A postmaster that dies alone
-// leaves behind children that are busy, or frozen.
-func killTree(postmaster int) {
+// killTree kills a postmaster and its children, and reports whether all have
+// ended. A postmaster that dies alone leaves behind children that are busy, or
+// frozen, and no server starts on their data before they end.
+func killTree(postmaster int) bool {
 	signal(postmaster, sigStop)
 	killed := map[int]bool{}
 	for again := true; again; {
@@ -151,21 +152,31 @@ func killTree(postmaster int) {
 		}
 	}
 	signal(postmaster, syscall.SIGKILL)
+	killed[postmaster] = true
+	for deadline := time.Now().Add(quitTimeout); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if !anyAlive(killed) {
+			return true
+		}
+	}
+	return false
 }
 
 // killOrphan ends what runs on a data directory whose owner died.
 func killOrphan(data string) {
 	pid, _ := strconv.Atoi(pidFileLine(data, 1))
-	if pid <= 1 || !strings.Contains(commandLine(pid), data) {
-		return // the process is gone, and its id perhaps another's
+	if pid > 1 && strings.Contains(commandLine(pid), data) { // else it is gone, and its id perhaps another's
+		killTree(pid)
 	}
-	killTree(pid)
-	for range 100 {
-		if signal(pid, 0) != nil {
-			return
+}
+
+// anyAlive reports whether one of the processes has not ended.
+func anyAlive(pids map[int]bool) bool {
+	for _, children := range childProcesses() {
+		if slices.ContainsFunc(children, func(pid int) bool { return pids[pid] }) {
+			return true
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
+	return false
 }
 
 // descendants returns the children of a process, their children and so on.

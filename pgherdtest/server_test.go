@@ -65,14 +65,20 @@ func TestStopKillRestart(t *testing.T) {
 	}
 }
 
-func TestKillSaysNoWord(t *testing.T) {
+func TestKillBusy(t *testing.T) {
 	h := Start(t, Replicas(0))
 	conn := connect(t, h.Primary().DSN())
-	answer := ask(t, conn, "SELECT pg_sleep(60)")
-	for query[int](t, connect(t, h.Primary().DSN()), "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)' AND state = 'active'") == 0 {
+	backend := query[int](t, conn, "SELECT pg_backend_pid()")
+	// A session that is busy does not notice that its postmaster is gone.
+	answer := ask(t, conn, "SELECT count(*) FROM generate_series(1, 1e10) -- busy")
+	observer := connect(t, h.Primary().DSN())
+	for query[int](t, observer, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%-- busy' AND state = 'active' AND pid = $1", backend) == 0 {
 		time.Sleep(pollInterval)
 	}
 	must(t, h.Primary().Kill())
+	if alive(backend) {
+		t.Error("a session goes on after its server was killed")
+	}
 	if err := <-answer; err == nil || strings.Contains(err.Error(), "57P") {
 		t.Errorf("the session ended with %v, want an error of the network", err)
 	}
