@@ -2,8 +2,7 @@ package pgherd
 
 import (
 	"fmt"
-	"os"
-	"runtime"
+	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -157,18 +156,6 @@ func driveLen(host string) int {
 	return 0
 }
 
-// defaultHost is pgx's: the directory where the socket probably is.
-func defaultHost() string {
-	if runtime.GOOS != "windows" {
-		for _, dir := range []string{"/var/run/postgresql", "/private/tmp", "/tmp"} {
-			if _, err := os.Stat(dir); err == nil {
-				return dir
-			}
-		}
-	}
-	return "localhost"
-}
-
 // completeHosts gives a port and a name to hosts that have none.
 func completeHosts(hosts []Host) {
 	taken := make(map[string]bool)
@@ -265,9 +252,11 @@ func validHost(s string) bool {
 	if isPath(s) {
 		return !strings.ContainsAny(s[driveLen(s):], ":,\x00")
 	}
-	return s != "" && strings.IndexFunc(s, func(r rune) bool {
-		return r < 0x80 && notInName(r) && r != '%' // an IPv6 zone follows a "%"
-	}) < 0
+	if strings.Contains(s, ":") {
+		_, err := netip.ParseAddr(s)
+		return err == nil
+	}
+	return s != "" && strings.IndexFunc(s, func(r rune) bool { return r < 0x80 && notInName(r) }) < 0
 }
 
 // formatHosts returns the authority of a URL, and the lists beside it, that

@@ -12,10 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// clientDefaults are written out for every server, so that neither the
-// environment nor a service file decides what the Config leaves open: those
-// were read when the DSN was. What is not here has a default in the home
-// directory (sslcert, sslkey, sslrootcert, passfile).
+// clientDefaults are written out for every server, as are the homeFiles, so
+// that neither the environment nor a service file decides what the Config
+// leaves open: those were read when the DSN was.
 //
 // They are pgx's, but for connect_timeout: without one, a statement that meets
 // a server whose packets are lost would wait for minutes.
@@ -25,6 +24,10 @@ var clientDefaults = map[string]string{
 	"sslcertmode":                "allow",
 	"sslsni":                     "1",
 	"sslpassword":                "",
+	"sslcert":                    "",
+	"sslkey":                     "",
+	"sslrootcert":                "",
+	"passfile":                   "",
 	"krbsrvname":                 "",
 	"krbspn":                     "",
 	"connect_timeout":            "5",
@@ -43,9 +46,12 @@ var clientDefaults = map[string]string{
 // own: pgx would make one connection with fallbacks of a list of hosts, with one
 // password for all.
 func (c *Config) serverConfigs() ([]*pgx.ConnConfig, error) {
+	files := homeFiles()
+	delete(files, "servicefile")
 	configs := make([]*pgx.ConnConfig, len(c.Hosts))
 	for i, h := range c.Hosts {
 		given := maps.Clone(clientDefaults)
+		maps.Copy(given, files)
 		runtime := make(map[string]string)
 		for name, value := range c.Params {
 			if serverParams[name] {

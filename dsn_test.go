@@ -1,6 +1,8 @@
 package pgherd
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"reflect"
@@ -226,5 +228,190 @@ func TestFormatDSNCanonical(t *testing.T) {
 		if got := c.FormatDSN(); got != want {
 			t.Errorf("%s:\n got %s\nwant %s", dsn, got, want)
 		}
+	}
+}
+
+// testBadDSNs are the DSNs that do not parse, and all of what is said of them.
+var testBadDSNs = []struct {
+	dsn  string
+	want []string
+}{
+	{"pgherd://u:p@h/d?sslmode=disable", []string{
+		`pgherd: DSN: want "postgres://" or "postgresql://", in lower case and with nothing before it, or keyword=value pairs`}},
+	{"mysql://u:p@h/d", []string{
+		`pgherd: DSN: want "postgres://" or "postgresql://", in lower case and with nothing before it, or keyword=value pairs`}},
+	{" postgres://u:p@h/d?sslmode=disable", []string{
+		`pgherd: DSN: want "postgres://" or "postgresql://", in lower case and with nothing before it, or keyword=value pairs`}},
+	{"host=h\x00", []string{`pgherd: DSN: a NUL byte is not allowed`}},
+	{"postgres://u:%zz@h/%", []string{
+		`pgherd: parameter "password" in DSN: want two hexadecimal digits after "%"; write a "%" as %25`,
+		`pgherd: parameter "dbname" in DSN: want two hexadecimal digits after "%"; write a "%" as %25`}},
+	{"postgres://u@h?password=a%00b&max_lag=%4", []string{
+		`pgherd: DSN: parameter 1 after the "?": %00 is not allowed`,
+		`pgherd: DSN: parameter 2 after the "?": want two hexadecimal digits after "%"; write a "%" as %25`}},
+	{"postgres://u:a/b@h/d", []string{
+		`pgherd: DSN: "@" after the first "/": write a "/" in a password as %2F, and an "@" in the name of a database as %40`}},
+	{"postgres://u@h/d?password=a b&x", []string{
+		`pgherd: DSN: parameter 1 after the "?": write a space as %20`,
+		`pgherd: DSN: parameter 2 after the "?": want name=value with one "="; write an "=" in a value as %3D, and an "&" as %26`}},
+	{"postgres://u@h/d?password=a=b", []string{
+		`pgherd: DSN: parameter 1 after the "?": want name=value with one "="; write an "=" in a value as %3D, and an "&" as %26`}},
+	{"postgres://u@[::1/d", []string{`pgherd: DSN: "[" without "]" around an IPv6 address`}},
+	{"postgres://u@[::1]x/d", []string{`pgherd: DSN: want ":", "," or "/" after the "]" of an IPv6 address`}},
+	{"host=h password=a b user=u", []string{`pgherd: DSN: parameter 3: want keyword=value; quote a value that holds spaces: 'a b'`}},
+	{"host=h password='a", []string{`pgherd: DSN: parameter 2: the quoted value has no end; write a quote in it as \'`}},
+
+	// All at once.
+	{"postgres://u@h?max_lag=10&consistency=strong&max_lag_bytes=1mb&lag_unknown=yes&pool_max_conns=-1&sslmode=on&connect_timeout=5s", []string{
+		`pgherd: parameter "connect_timeout" in DSN: want a whole number of seconds, without a unit`,
+		`pgherd: parameter "consistency" in DSN: want session, eventual or primary`,
+		`pgherd: parameter "lag_unknown" in DSN: want exclude or include`,
+		`pgherd: parameter "max_lag" in DSN: want a duration with a unit, such as "500ms" or "10s"`,
+		`pgherd: parameter "max_lag_bytes" in DSN: want a size such as "512kB", "16MB" or "1GB"`,
+		`pgherd: parameter "pool_max_conns" in DSN: want a whole number, 0 or more`,
+		`pgherd: parameter "sslmode" in DSN: want one of: disable, allow, prefer, require, verify-ca, verify-full`}},
+	{"postgres://u@h?lag_check_interval=0s&query_timeout=-1s&require_auth=md5,!none&max_lag_bytes=9999999TB&simulation_mode=replay", []string{
+		`pgherd: parameter "lag_check_interval" in DSN: want a duration with a unit, such as "500ms" or "10s", more than 0`,
+		`pgherd: parameter "max_lag_bytes" in DSN: want a size such as "512kB", "16MB" or "1GB"`,
+		`pgherd: parameter "query_timeout" in DSN: want a duration with a unit, such as "500ms" or "10s"`,
+		`pgherd: parameter "require_auth" in DSN: want a list of password, md5, gss, sspi, scram-sha-256, oauth, none, or of these with "!" before each`,
+		`pgherd: parameter "simulation_mode" in DSN: want off; to record or to replay, use package replay`}},
+	{"postgres://u@h?pool_max_conns=5&pool_min_conns=6&min_protocol_version=3.2&max_protocol_version=3.0", []string{
+		`pgherd: parameter "pool_min_conns" in DSN: want no more than pool_max_conns`,
+		`pgherd: parameter "min_protocol_version" in DSN: want no more than max_protocol_version`}},
+
+	// Names.
+	{"postgres://u@h?max_lga=2s&pool-max-conns=1&MaxLag=1s&shost=x", []string{
+		`pgherd: parameter "MaxLag" in DSN: unknown; did you mean "max_lag"?`,
+		`pgherd: parameter "max_lga" in DSN: unknown; did you mean "max_lag"?`,
+		`pgherd: parameter "pool-max-conns" in DSN: unknown; did you mean "pool_max_conns"?`,
+		`pgherd: parameter "shost" in DSN: unknown; did you mean "host"?`}},
+	{"host=h user=u geqo=off", []string{
+		`pgherd: DSN: unknown parameter, number 3 of those in name=value form; other settings of the server go into options, as in options='-c geqo=off'`}},
+	{"postgres://u@h?pgherd.max_lag=2s", []string{
+		`pgherd: DSN: parameter with a dot in its name, number 1 of those in name=value form; put it into options, as in options='-c my.setting=1'`}},
+	{"postgres://u@h?keepalives=1&hostaddr=10.0.0.1&ssl=1", []string{
+		`pgherd: parameter "hostaddr" in DSN: not supported by pgx; write the address as the host`,
+		`pgherd: parameter "keepalives" in DSN: not supported by pgx`,
+		`pgherd: parameter "ssl" in DSN: want true; or use sslmode`}},
+	{"postgres://u@h?target_session_attrs=read-write&read_preference=standby", []string{
+		`pgherd: parameter "target_session_attrs" in DSN: contradicts read_preference, which is the one to use`}},
+	{"postgres://u@h?target_session_attrs=prefer-primary", []string{
+		`pgherd: parameter "target_session_attrs" in DSN: want any, read-write, read-only, primary, standby or prefer-standby`}},
+	{"postgres://u@h?service=x", []string{
+		`pgherd: parameter "service" in DSN: cannot open the service file: no such file or directory`}},
+
+	// Hosts.
+	{"host=a,b,c port=1,2 user=u", []string{`pgherd: parameter "port" in DSN: could not match 2 port numbers to 3 hosts`}},
+	{"postgres://u@a:0,b:x,c:65536", []string{
+		`pgherd: parameter "port" in DSN: element 1: want a port number from 1 to 65535`,
+		`pgherd: parameter "port" in DSN: element 2: want a port number from 1 to 65535`,
+		`pgherd: parameter "port" in DSN: element 3: want a port number from 1 to 65535`}},
+	{"host=a:1,b port=1,2 user=u", []string{`pgherd: parameter "host" in DSN: element 1: want host, host:port or [IPv6]:port`}},
+	{"postgres://u@h?replica_hosts=,a:x,[::1,b:", []string{
+		`pgherd: parameter "replica_hosts" in DSN: element 1: want host, host:port or [IPv6]:port`,
+		`pgherd: parameter "replica_hosts" in DSN: element 2: want a port number from 1 to 65535`,
+		`pgherd: parameter "replica_hosts" in DSN: element 3: want host, host:port or [IPv6]:port`,
+		`pgherd: parameter "replica_hosts" in DSN: element 4: want host, host:port or [IPv6]:port`}},
+	{"postgres://u@h,H:5432?replica_hosts=r,h", []string{
+		`pgherd: parameter "host" in DSN: element 2: is in the herd already: want each host and port once`,
+		`pgherd: parameter "replica_hosts" in DSN: element 2: is in the herd already: want each host and port once`}},
+	{"postgres://u@h?replica_hosts=a,b,c&replica_names=a,b&replica_weights=1", []string{
+		`pgherd: parameter "replica_names" in DSN: could not match 2 elements to 3 replica hosts`,
+		`pgherd: parameter "replica_weights" in DSN: could not match 1 elements to 3 replica hosts`}},
+	{"postgres://u@h?replica_hosts=a,b&replica_names=a/,b&replica_weights=1,-2", []string{
+		`pgherd: parameter "replica_names" in DSN: element 1: want a name of 1 to 63 letters, digits and ._:-, no two alike`,
+		`pgherd: parameter "replica_weights" in DSN: element 2: want a whole number from 0 to 65535`}},
+	{"postgres://u@h?replica_hosts=a,b&replica_names=a,a", []string{
+		`pgherd: parameter "replica_names" in DSN: element 2: want a name of 1 to 63 letters, digits and ._:-, no two alike`}},
+	{"host='a b' user=u", []string{
+		`pgherd: parameter "host" in DSN: element 1: want a DNS name, an IP address or the absolute path of a socket's directory, without a port`}},
+}
+
+func TestParseDSNErrors(t *testing.T) {
+	cleanEnv(t)
+	for _, tt := range testBadDSNs {
+		c, err := ParseDSN(tt.dsn)
+		if err == nil {
+			t.Errorf("%s: parsed as %s", tt.dsn, dump(c))
+			continue
+		}
+		if got, want := err.Error(), strings.Join(tt.want, "\n"); got != want {
+			t.Errorf("%s:\n got %s\nwant %s", tt.dsn, got, want)
+		}
+		if ce := new(ConfigError); !errors.As(err, &ce) || ce.Source != sourceDSN {
+			t.Errorf("%s: no *ConfigError about a DSN", tt.dsn)
+		}
+	}
+}
+
+func TestValidate(t *testing.T) {
+	ok := func() *Config {
+		c := NewConfig()
+		c.Hosts = []Host{{Host: "a"}, {Host: "b", Port: 5433, Replica: true}}
+		c.User = "u"
+		return c
+	}
+	c := ok()
+	if err := c.validate(); err != nil {
+		t.Fatal(err)
+	}
+	want := []Host{{Name: "a", Host: "a", Port: 5432}, {Name: "b:5433", Host: "b", Port: 5433, Replica: true}}
+	if !reflect.DeepEqual(c.Hosts, want) {
+		t.Errorf("hosts are completed to %+v, want %+v", c.Hosts, want)
+	}
+
+	for _, tt := range []struct {
+		spoil func(*Config)
+		want  string // the parameters that are complained of
+	}{
+		{func(c *Config) { c.Hosts = nil }, "host"},
+		{func(c *Config) { c.Hosts[0].Replica = true }, "host"},
+		{func(c *Config) { c.Hosts[0].Host = "" }, "host"},
+		{func(c *Config) { c.Hosts[1].Host = "a:1" }, "replica_hosts"},
+		{func(c *Config) { c.Hosts[1].Host = "u:p@a" }, "replica_hosts"},
+		{func(c *Config) { c.Hosts[1].Host = "/a:1" }, "replica_hosts"},
+		{func(c *Config) { c.Hosts[1] = Host{Host: "A", Replica: true} }, "replica_hosts"},
+		{func(c *Config) { c.Hosts[0].Name, c.Hosts[1].Name = "b", "b" }, "replica_names"},
+		{func(c *Config) { c.Hosts[0].Name = "ä" }, "host_names"},
+		{func(c *Config) { c.Hosts[0].Weight = -1 }, "host_weights"},
+		{func(c *Config) { c.MaxLag = -1 }, "max_lag"},
+		{func(c *Config) { c.MaxLagBytes = -1 }, "max_lag_bytes"},
+		{func(c *Config) { c.ReadPreference, c.LoadBalanceHosts = 99, 99 }, "read_preference load_balance_hosts"},
+		{func(c *Config) { c.Consistency, c.SessionReset, c.ReplicaFallback = 9, 9, 9 }, "consistency replica_fallback session_reset"},
+		{func(c *Config) { c.LagCheckInterval, c.PoolHealthCheckPeriod = 0, 0 }, "lag_check_interval pool_health_check_period"},
+		{func(c *Config) { c.PoolMaxConns, c.PoolMinConns = 0, -1 }, "pool_min_conns"},
+		{func(c *Config) { c.PoolMaxConns, c.PoolMinConns = 0, 100 }, ""},
+		{func(c *Config) { c.Password = "a\x00" }, "-"},
+		{func(c *Config) { c.Params = map[string]string{"max_lga": "1s", "port": "1", "sslmode": "x"} }, "max_lga port sslmode"},
+		{func(c *Config) { c.Params = map[string]string{"role": "a\x00"} }, "role"},
+	} {
+		c := ok()
+		tt.spoil(c)
+		var got []string
+		if err := c.validate(); err != nil {
+			for _, e := range err.(interface{ Unwrap() []error }).Unwrap() {
+				got = append(got, cmp.Or(e.(*ConfigError).Param, "-"))
+			}
+		}
+		if s := strings.Join(got, " "); s != tt.want {
+			t.Errorf("complaints about %q, want %q", s, tt.want)
+		}
+	}
+}
+
+func TestClone(t *testing.T) {
+	cleanEnv(t)
+	c, err := ParseDSN("postgres://u@h?replica_hosts=r&sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := c.Clone()
+	if !reflect.DeepEqual(c, d) {
+		t.Errorf("got %s, want %s", dump(d), dump(c))
+	}
+	d.Hosts[0].Host, d.Params["sslmode"] = "x", "require"
+	if c.Hosts[0].Host != "h" || c.Params["sslmode"] != "disable" {
+		t.Error("the clone shares its hosts or parameters")
 	}
 }
