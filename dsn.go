@@ -59,8 +59,8 @@ type Config struct {
 	// connection when the pool is at its limit; 0 means as long as the
 	// context allows.
 	AcquireTimeout time.Duration
-	// QueryTimeout bounds a statement whose context has no deadline; 0 means
-	// no bound.
+	// QueryTimeout bounds each statement, from the call until its rows are
+	// closed, beside what its context allows; 0 means no bound.
 	QueryTimeout time.Duration
 
 	// SessionReset says what happens to the state that a session leaves on
@@ -70,7 +70,8 @@ type Config struct {
 	// Params are the settings that each server's connection gets as they
 	// are: those of libpq and pgx (sslmode, connect_timeout,
 	// default_query_exec_mode, …) and those of the server
-	// (application_name, search_path, …, in lower case).
+	// (application_name, search_path, …, in lower case). It may hold secrets
+	// (sslpassword, options): print the Config, not the map.
 	Params map[string]string
 }
 

@@ -77,6 +77,9 @@ func TestConfigShowsNoSecret(t *testing.T) {
 				t.Errorf("%s: %T shows the secret, or not that there is one:\n%s", dsn, v, text)
 			}
 		}
+		if v := slog.AnyValue(c).Resolve(); v.Kind() != slog.KindString {
+			t.Errorf("%s: a log handler gets a %v", dsn, v.Kind())
+		}
 		if !strings.Contains(c.FormatDSN(), secret) {
 			t.Errorf("%s: FormatDSN lacks the secret", dsn)
 		}

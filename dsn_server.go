@@ -41,11 +41,14 @@ var clientDefaults = map[string]string{
 	"description_cache_capacity": "512",
 }
 
-// serverConfigs returns the pgx configuration of each host, in order. It reads
-// the certificates and the password file that c names. Each is parsed on its
-// own: pgx would make one connection with fallbacks of a list of hosts, with one
-// password for all.
+// serverConfigs validates c and returns the pgx configuration of each host, in
+// order. It reads the certificates and the password file that c names. Each is
+// parsed on its own: pgx would make one connection with fallbacks of a list of
+// hosts, with one password for all.
 func (c *Config) serverConfigs() ([]*pgx.ConnConfig, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
 	files := homeFiles()
 	delete(files, "servicefile")
 	configs := make([]*pgx.ConnConfig, len(c.Hosts))

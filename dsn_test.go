@@ -415,3 +415,25 @@ func TestClone(t *testing.T) {
 		t.Error("the clone shares its hosts or parameters")
 	}
 }
+
+func ExampleParseDSN() {
+	c, err := ParseDSN("postgres://app:secret@pg1/shop?replica_hosts=pg2,pg3:5433&max_lag=2s&sslmode=require")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, h := range c.Hosts {
+		fmt.Println(h.Name, h.Replica)
+	}
+	fmt.Println(c)
+
+	_, err = ParseDSN("postgres://app:secret@pg1/shop?max_lga=2s&read_preference=slave")
+	fmt.Println(err)
+	// Output:
+	// pg1 false
+	// pg2 true
+	// pg3:5433 true
+	// postgres://app:xxxxx@pg1:5432/shop?replica_hosts=pg2:5432,pg3:5433&max_lag=2s&sslmode=require
+	// pgherd: parameter "max_lga" in DSN: unknown; did you mean "max_lag"?
+	// pgherd: parameter "read_preference" in DSN: want prefer-standby, prefer-primary, primary, standby or any
+}

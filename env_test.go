@@ -127,7 +127,7 @@ func TestServerConfigsIgnoreEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	serverConfigs := func() []any {
+	serverConfigs := func(t *testing.T) []any {
 		configs, err := c.serverConfigs()
 		if err != nil {
 			t.Fatal(err)
@@ -150,7 +150,7 @@ func TestServerConfigsIgnoreEnvironment(t *testing.T) {
 		}
 		return shown
 	}
-	before := serverConfigs()
+	before := serverConfigs(t)
 	dir := t.TempDir()
 	service := write(t, filepath.Join(dir, "services"), "[s]\nhost=x\nport=1\nuser=x\npassword=x\ndbname=x\nsslmode=disable\ngeqo=off\n"+
 		"connect_timeout=9\nkrbsrvname=x\ntarget_session_attrs=standby\ndefault_query_exec_mode=exec\n")
@@ -165,7 +165,7 @@ func TestServerConfigsIgnoreEnvironment(t *testing.T) {
 	} {
 		t.Run(env[0], func(t *testing.T) {
 			setEnv(t, env...)
-			if after := serverConfigs(); !reflect.DeepEqual(after, before) {
+			if after := serverConfigs(t); !reflect.DeepEqual(after, before) {
 				t.Errorf("%q changes a server:\n got %v\nwant %v", env, after, before)
 			}
 		})
