@@ -1,0 +1,176 @@
+package routing
+
+import (
+	"hash/maphash"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// A Cache remembers what [Classify] said of texts, and which texts a standby
+// refused. It is safe for concurrent use. A hit takes no lock and allocates
+// nothing.
+//
+// It is a fixed table: the hash of a text picks a set of a few entries, and a
+// text that is in none of them takes the place of one that was not asked for
+// lately. However many texts pass through, the table stays as large as it is.
+type Cache struct {
+	seed maphash.Seed
+	sets []cacheSet // a power of two, or none
+
+	mu       sync.Mutex // guards what follows, and every store to sets
+	refused  map[uint64]struct{}
+	order    []uint64 // of refused, as a ring
+	oldest   int
+	maxOrder int
+}
+
+const (
+	cacheWays = 8
+
+	// A text longer than maxCached is classified each time, which is little
+	// beside what its statement costs. The texts of a set together are at
+	// most maxSetBytes long.
+	maxCached   = 16 << 10
+	maxSetBytes = 16 << 10
+
+	// A refused text costs the 16 bytes of its hash.
+	minRefused = 1024
+)
+
+type cacheSet struct {
+	entries [cacheWays]atomic.Pointer[cacheEntry]
+	hand    uint32 // where the next search for a victim begins
+}
+
+type cacheEntry struct {
+	hash uint64
+	sql  string
+	stmt *Statement
+	used atomic.Bool // since the hand last passed
+}
+
+// NewCache returns a cache of about size texts. One of size 0 classifies each
+// time, and still learns.
+func NewCache(size int) *Cache {
+	c := &Cache{
+		seed:     maphash.MakeSeed(),
+		refused:  make(map[uint64]struct{}),
+		maxOrder: max(size, minRefused),
+	}
+	if size > 0 {
+		n := 1
+		for n*cacheWays < size {
+			n *= 2
+		}
+		c.sets = make([]cacheSet, n)
+	}
+	return c
+}
+
+// Classify is [Classify] from memory. A text that was given to [Cache.Learn]
+// is a [Write] for [ReasonMisroute], unless it was none of a standby's business
+// anyway.
+func (c *Cache) Classify(sql string) *Statement {
+	h := maphash.String(c.seed, sql)
+	if len(c.sets) > 0 {
+		set := &c.sets[h&uint64(len(c.sets)-1)]
+		for i := range set.entries {
+			if e := set.entries[i].Load(); e != nil && e.hash == h && e.sql == sql {
+				if !e.used.Load() {
+					e.used.Store(true)
+				}
+				return e.stmt
+			}
+		}
+	}
+	return c.miss(h, sql)
+}
+
+func (c *Cache) miss(h uint64, sql string) *Statement {
+	if len(c.sets) == 0 || len(sql) > maxCached {
+		st := Classify(sql)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return c.apply(h, st)
+	}
+	// The statement's names are parts of the text, and the caller's text may be
+	// part of something much larger.
+	sql = strings.Clone(sql)
+	st := Classify(sql)
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st = c.apply(h, st)
+	c.store(&cacheEntry{hash: h, sql: sql, stmt: st})
+	return st
+}
+
+// Learn notes that a standby refused sql. From now on it is a primary
+// statement. Learn remembers hashes, not texts: should two texts share one, a
+// read goes to the primary that need not.
+func (c *Cache) Learn(sql string) {
+	h := maphash.String(c.seed, sql)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.refused[h]; ok {
+		return
+	}
+	if len(c.order) < c.maxOrder {
+		c.order = append(c.order, h)
+	} else {
+		delete(c.refused, c.order[c.oldest])
+		c.order[c.oldest] = h
+		c.oldest = (c.oldest + 1) % len(c.order)
+	}
+	c.refused[h] = struct{}{}
+	if len(c.sets) == 0 {
+		return
+	}
+	set := &c.sets[h&uint64(len(c.sets)-1)]
+	for i := range set.entries {
+		if e := set.entries[i].Load(); e != nil && e.hash == h {
+			set.entries[i].Store(&cacheEntry{hash: h, sql: e.sql, stmt: c.apply(h, e.stmt)})
+		}
+	}
+}
+
+// apply returns st as it is after what was learned. c.mu is held.
+func (c *Cache) apply(h uint64, st *Statement) *Statement {
+	if _, ok := c.refused[h]; !ok || st.Class != Read {
+		return st
+	}
+	learned := *st
+	learned.Class, learned.Reason = Write, ReasonMisroute
+	return &learned
+}
+
+// store puts e into its set: into an empty place or one that the hand
+// finds unused, and makes room until the set's texts are short enough
+// together. c.mu is held.
+func (c *Cache) store(e *cacheEntry) {
+	set := &c.sets[e.hash&uint64(len(c.sets)-1)]
+	bytes, place := len(e.sql), -1
+	for i := range set.entries {
+		switch old := set.entries[i].Load(); {
+		case old == nil:
+			place = i
+		case old.hash == e.hash && old.sql == e.sql:
+			return // another goroutine was faster
+		default:
+			bytes += len(old.sql)
+		}
+	}
+	for place < 0 || bytes > maxSetBytes {
+		i := set.hand % cacheWays
+		set.hand++
+		old := set.entries[i].Load()
+		if old == nil || old.used.Swap(false) {
+			continue
+		}
+		bytes -= len(old.sql)
+		set.entries[i].Store(nil)
+		place = int(i)
+	}
+	set.entries[place].Store(e)
+}
