@@ -17,7 +17,8 @@ demo: ## a real primary and two replicas, a workload, and servers that fail (30 
 
 .PHONY: test
 test: ## all tests of all modules, against real servers, with the race detector
-	PGHERD_TEST_REQUIRE=1 scripts/with-postgres $(GO) test -race -p 2 -timeout 20m $(PACKAGES)
+	@# -count 1: go test does not know that its cached results depend on servers.
+	PGHERD_TEST_REQUIRE=1 scripts/with-postgres $(GO) test -race -count 1 -p 2 -timeout 20m $(PACKAGES)
 
 .PHONY: bench
 bench: ## all benchmarks

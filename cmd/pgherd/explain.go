@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/pgherd/pgherd"
+	"github.com/pgherd/pgherd/routing"
+)
+
+// connectTimeout bounds the time until a herd has answered for the first time.
+const connectTimeout = 30 * time.Second
+
+// An answer is what explain says of one statement.
+type answer struct {
+	SQL       string   `json:"sql"`
+	Class     string   `json:"class"`
+	Reason    string   `json:"reason"`
+	Pins      bool     `json:"pins,omitempty"`
+	Functions []string `json:"functions"`
+	Relations []string `json:"relations"`
+
+	// With a herd only: Server is empty if no server may run the statement.
+	Server      string `json:"server,omitempty"`
+	RouteReason string `json:"route_reason,omitempty"`
+}
+
+func explain(std stdio, args []string) error {
+	fs := newFlags(std, "explain", `Reads SQL and writes one JSON object for each statement: its class (read, write,
+session or txn), the reason for it, and the functions and relations that it names.`)
+	var files []string
+	fs.Func("f", "read `file` instead of the standard input; may be repeated", func(name string) error {
+		files = append(files, name)
+		return nil
+	})
+	lines := fs.Bool("json", false, `read lines of {"sql": "..."}, each of which is answered as a whole`)
+	dsn := fs.String("dsn", "", "say too which server of the herd with this `DSN` would be picked now")
+	if err := parse(fs, args); err != nil {
+		return err
+	}
+
+	answerTo := classify
+	if *dsn != "" {
+		db, err := sql.Open("pgherd", *dsn)
+		if err != nil {
+			return err
+		}
+		defer db.Close()
+		if answerTo, err = route(db); err != nil {
+			return err
+		}
+	}
+	out := bufio.NewWriter(std.out)
+	enc := json.NewEncoder(out)
+	enc.SetEscapeHTML(false) // "a < b" is for people to read
+	e := explainer{json: *lines, answer: func(sql string) error { return enc.Encode(answerTo(sql)) }}
+	err := e.all(std.in, files)
+	// What was answered before an error is worth having.
+	return errors.Join(err, out.Flush())
+}
+
+// An explainer takes texts apart and has the statements answered.
+type explainer struct {
+	json   bool
+	answer func(sql string) error
+}
+
+// all explains the files, or else what in has.
+func (e *explainer) all(in io.Reader, files []string) error {
+	if len(files) == 0 {
+		return e.one("standard input", in)
+	}
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		err = e.one(name, f)
+		f.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *explainer) one(name string, in io.Reader) error {
+	if e.json {
+		return e.lines(name, in)
+	}
+	text, err := io.ReadAll(in)
+	if err != nil {
+		return err
+	}
+	for _, sql := range routing.Split(string(text)) {
+		if err := e.answer(sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lines explains JSON Lines. A line may be of any length; empty ones are none.
+func (e *explainer) lines(name string, in io.Reader) error {
+	r := bufio.NewReader(in)
+	for n := 1; ; n++ {
+		line, err := r.ReadBytes('\n')
+		if len(bytes.TrimSpace(line)) > 0 {
+			var q struct{ SQL *string }
+			if err := json.Unmarshal(line, &q); err != nil {
+				return fmt.Errorf("%s: line %d: %w", name, n, err)
+			}
+			if q.SQL == nil {
+				return fmt.Errorf(`%s: line %d: want {"sql": "..."}`, name, n)
+			}
+			if err := e.answer(*q.SQL); err != nil {
+				return err
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// classify answers from the text alone.
+func classify(sql string) answer {
+	st := routing.Classify(sql)
+	return answer{
+		SQL:    sql,
+		Class:  className(st.Class.String()),
+		Reason: st.Reason.String(),
+		Pins:   st.Pins,
+		// Not nil, which would be null.
+		Functions: append([]string{}, st.Functions...),
+		Relations: append([]string{}, st.Relations...),
+	}
+}
+
+// route returns a function that answers for a herd that has been asked how it
+// is.
+func route(db *sql.DB) (func(sql string) answer, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+	defer cancel()
+	herd, err := pgherd.FromDB(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	return func(sql string) answer {
+		e := herd.Explain(context.Background(), sql)
+		return answer{
+			SQL:         sql,
+			Class:       className(e.Class),
+			Reason:      e.Reason,
+			Pins:        e.Pins,
+			Functions:   e.Functions,
+			Relations:   e.Relations,
+			Server:      e.Server,
+			RouteReason: e.RouteReason,
+		}
+	}, nil
+}
+
+// className gives a text that could not be read the class that it is treated
+// as; that it could not be read is its reason.
+func className(class string) string {
+	if class == routing.Unclassified.String() {
+		return routing.Write.String()
+	}
+	return class
+}
