@@ -15,9 +15,10 @@ help: ## list the targets
 demo: ## a real primary and two replicas, a workload, and servers that fail (30 s)
 	@scripts/with-postgres sh -c '$(GO) build -buildvcs=false -o bin/pgherd ./cmd/pgherd && exec bin/pgherd demo $(DEMO)'
 
+# -count 1: go test does not know that results depend on servers, and would show
+# old ones.
 .PHONY: test
 test: ## all tests of all modules, against real servers, with the race detector
-	@# -count 1: go test does not know that its cached results depend on servers.
 	PGHERD_TEST_REQUIRE=1 scripts/with-postgres $(GO) test -race -count 1 -p 2 -timeout 20m $(PACKAGES)
 
 .PHONY: bench

@@ -3,13 +3,17 @@ package main
 import (
 	"bytes"
 	"context"
+	"flag"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/pgherd/pgherd/pgherdtest"
 )
+
+var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 
 // asCommand, when set, makes the test binary the command itself, for tests that
 // need it as a process.
@@ -35,6 +39,23 @@ func runCommand(in string, args ...string) result {
 	return result{status, out.String(), stderr.String()}
 }
 
+// golden compares got with the contents of a file in testdata.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (-update rewrites it): got\n%s", path, got)
+	}
+}
 
 func TestCommandLine(t *testing.T) {
 	for _, tt := range []struct {
