@@ -40,6 +40,8 @@ func newMockHerd(t *testing.T, change ...func(*pgherd.Config)) *mockHerd {
 			if err := mock.ExpectationsWereMet(); err != nil {
 				t.Error(err)
 			}
+			mock.ExpectClose()
+			db.Close()
 		})
 		return db, mock
 	}
