@@ -247,6 +247,9 @@ func (cn *Conn) note(k *call, l *lease) {
 	if k.st.Pins && (k.st.Class != routing.Txn || l.pg == nil) {
 		cn.pinned = true
 	}
+	if mayWrite(k.st) {
+		cn.stays = true
+	}
 }
 
 // noteWrite remembers that st may have written, as of now. Inside a

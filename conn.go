@@ -29,6 +29,7 @@ type Conn struct {
 	held    lease // the connection that following statements must use; zero for none
 	inTx    bool  // between BeginTx and the end of its transaction
 	pinned  bool  // session state lives on held
+	stays   bool  // a statement of this checkout may have written
 	pending bool  // the open transaction may have written
 
 	wrote routing.Instant // when this checkout's last write was acknowledged
@@ -153,7 +154,10 @@ func (cn *Conn) heldFor() routing.Reason {
 }
 
 // settle decides what becomes of l after a statement: it is held while a
-// transaction or session state lives on it, and otherwise given back.
+// transaction or session state lives on it, and after a write to the end of the
+// checkout; otherwise it is given back. What a write leaves in its session is
+// more than texts tell: lastval(), and whatever a function did. It costs little:
+// a statement run through a pool is a checkout of its own.
 //
 // A held connection that broke stays held until the end of the checkout or the
 // transaction, so that what follows fails on it, as it does with one server,
@@ -162,7 +166,7 @@ func (cn *Conn) settle(l lease) {
 	switch {
 	case cn.holds() && cn.held.conn != l.conn:
 		l.release() // of rows that were opened before the hold began
-	case cn.inTx || cn.pinned || l.inTransaction() || cn.holds() && l.closed():
+	case cn.inTx || cn.pinned || cn.stays || l.inTransaction() || cn.holds() && l.closed():
 		cn.held = l
 	default:
 		cn.held = lease{}
@@ -177,7 +181,7 @@ func (cn *Conn) letGo() {
 		return
 	}
 	l, pinned := cn.held, cn.pinned
-	cn.held, cn.inTx, cn.pinned, cn.pending = lease{}, false, false, false
+	cn.held, cn.inTx, cn.pinned, cn.stays, cn.pending = lease{}, false, false, false, false
 	if !pinned || l.pg == nil || l.closed() || l.inTransaction() {
 		l.release()
 		return

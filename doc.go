@@ -83,6 +83,8 @@
 // Session state. SET, a temporary table, an advisory lock, PREPARE, LISTEN, a
 // cursor WITH HOLD or a BEGIN sent as text keep the virtual connection on the
 // physical one that ran it, until the virtual connection goes back to its pool.
+// So does a write, whose session may know more than its text tells, lastval()
+// for one: reads that follow it on the same sql.Conn run on the primary.
 // What is left behind then is what plain pgx leaves; session_reset=discard
 // cleans it. A pool of one (SetMaxOpenConns(1)) finds it again. (TestSessionState)
 //

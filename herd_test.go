@@ -530,6 +530,28 @@ func TestSessionState(t *testing.T) {
 			}
 		}
 	})
+	t.Run("lastval", func(t *testing.T) {
+		db := openDB(t, d.DSN())
+		mustExec(t, db, "create table lv (id serial, n int)")
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				conn, err := db.Conn(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				for range 5 {
+					id := get[int](t, conn, "insert into lv (n) values ($1) returning id", i)
+					if got := get[int](t, conn, "select lastval()"); got != id {
+						t.Errorf("inserted %d, lastval is %d", id, got)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	})
 	t.Run("advisory lock", func(t *testing.T) {
 		db := openDB(t, d.DSN())
 		conn, err := db.Conn(t.Context())

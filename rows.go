@@ -70,7 +70,7 @@ func (e *rowsEnd) reached(err error) {
 
 // wrapRows makes the rows of k give back l when they are closed.
 func (cn *Conn) wrapRows(l lease, k *call, cancel context.CancelFunc) driver.Rows {
-	if cn.inTx || cn.pinned || cn.holds() {
+	if cn.inTx || cn.pinned || cn.stays || cn.holds() {
 		cn.held = l
 	}
 	end := rowsEnd{cn: cn, l: l, st: k.st, stmt: k.stmt, cancel: cancel}
