@@ -142,6 +142,19 @@ func TestFailover(t *testing.T) {
 	check(say(h, at(7), "s1 p2 s2", 500, 400, 260), 1, -1, 7, 4)
 }
 
+// What one primary had written says nothing of what another one has, even if
+// they are on timelines of the same number.
+func TestTwoPrimariesOfOneTimeline(t *testing.T) {
+	h := newHerd(make([]Target, 3))
+	t0 := time.Now()
+	if s := say(h, t0, "p1 p1 s1", 100, 150, 100); s.Primary != 0 || !s.Servers[2].Fresh.Equal(t0) || !errors.Is(s.Servers[1].Err, ErrStalePrimary) {
+		t.Fatalf("%+v", s)
+	}
+	if s := say(h, t0.Add(time.Second), "p1! p1", 0, 200); s.Primary != 1 || !s.Servers[2].Fresh.IsZero() {
+		t.Errorf("%+v", s)
+	}
+}
+
 // A standby is never ahead of its primary. One that is follows another.
 func TestAheadOfThePrimary(t *testing.T) {
 	h := newHerd(make([]Target, 2))

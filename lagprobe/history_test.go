@@ -33,6 +33,9 @@ func TestHistory(t *testing.T) {
 	h.add(at(9), 300) // idle: the same position, later
 	want(299, 2)
 	want(300, 9)
+	if len(h.marks) != 3 {
+		t.Errorf("%d marks for three positions", len(h.marks))
+	}
 
 	h.add(at(10), 250) // a crash has cost the primary its end
 	want(249, 2)

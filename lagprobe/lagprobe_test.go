@@ -204,16 +204,26 @@ func TestServerDown(t *testing.T) {
 	})
 }
 
+// A restart is over soon, and is soon seen to be over.
 func TestQuickRestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		primary, standby := pair()
 		b := start(t, Options{}, primary, standby)
 		b.after(time.Minute)
 		standby.breakConns()
-		failed := false
-		b.check.Store(&[]func(Snapshot){func(s Snapshot) { failed = failed || s.Servers[1].Err != nil }}[0])
-		if s := b.after(1250 * time.Millisecond); !failed || s.Servers[1].Err != nil {
-			t.Errorf("seen failing: %v; %+v", failed, s.Servers[1])
+		var failed, back time.Time
+		b.check.Store(&[]func(Snapshot){func(s Snapshot) {
+			switch {
+			case s.Servers[1].Err != nil:
+				failed = time.Now()
+			case !failed.IsZero() && back.IsZero():
+				back = time.Now()
+			}
+		}}[0])
+		b.after(3 * time.Second)
+		b.Close()
+		if outage := back.Sub(failed); outage != 250*time.Millisecond {
+			t.Errorf("failed at %v, back after %v, want a quarter of the interval", failed, outage)
 		}
 	})
 }
@@ -282,6 +292,38 @@ func TestRefreshWithFrozenPrimary(t *testing.T) {
 		b.Refresh()
 		if s := b.after(300 * time.Millisecond); s.Primary != 1 {
 			t.Errorf("primary is %d", s.Primary)
+		}
+	})
+}
+
+// Where no server leads, Refresh asks all at once; but servers that are down no more than four
+// times per interval.
+func TestRefreshWithoutPrimary(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		primary, standby := pair()
+		b := start(t, Options{}, primary, standby)
+		b.after(time.Minute)
+		primary.change(func(s *fakeState) { s.frozen = true })
+		b.after(time.Minute)
+		for range 100 { // at any point of a question to the primary
+			b.after(17 * time.Millisecond)
+			b.Refresh()
+			b.after(0)
+			if asked, _, _ := standby.seen(); time.Since(asked[len(asked)-1]) > spacing {
+				t.Fatal("the standby waits for a primary that is down")
+			}
+		}
+
+		primary.change(func(s *fakeState) { s.frozen, s.down = false, true })
+		standby.change(func(s *fakeState) { s.down = true })
+		b.after(time.Minute)
+		_, _, dials := standby.seen()
+		for range 1000 {
+			b.Refresh()
+			b.after(time.Millisecond)
+		}
+		if _, _, again := standby.seen(); again-dials > 5 {
+			t.Errorf("asked %d times in a second", again-dials)
 		}
 	})
 }
