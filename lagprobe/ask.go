@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// A link is a target with the connection that the probe keeps to it. It
-// belongs to the question under way, and there is one at most.
+// A link is a target with the connection that the probe keeps to it. It belongs
+// to the question under way, and there is one at most.
 type link struct {
 	Target
 
@@ -23,13 +23,13 @@ type link struct {
 	roleOnly             bool   // the server refuses the full question
 }
 
-// The question works for any role, on primaries and standbys, from PostgreSQL 12
-// on. The position is read before the timeline: a standby that switches timelines
-// in between then has a position that both have in common.
+// The question works for any role, on primaries and standbys, from PostgreSQL
+// 12 on. The position is read before the timeline: a standby that switches
+// timelines in between then has a position that both have in common.
 //
 // The timeline of a primary is taken from the name of the segment it writes, as
-// pg_control_checkpoint() tells the old one until the first checkpoint
-// after a promotion.
+// pg_control_checkpoint() tells the old one until the first checkpoint after a
+// promotion.
 const (
 	position = `
 	standby,
@@ -55,8 +55,8 @@ FROM pg_is_in_recovery() AS standby`
 	roleQuestion  = "SELECT pg_is_in_recovery()"
 )
 
-// ask puts one question. It takes no longer than timeout, if the driver
-// heeds its context.
+// ask puts one question. It takes no longer than timeout, if the driver heeds
+// its context.
 func (l *link) ask(ctx context.Context, timeout time.Duration) Sample {
 	asked := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -109,11 +109,11 @@ func (l *link) position(ctx context.Context) (s Sample, err error) {
 	return s, err
 }
 
-// endOfRecord returns the end of the last record, given where the next one would
-// start. The two differ where a record fills a page to its end: the next one starts
-// behind the header of the next page, but a standby has replayed no more than up to the start
-// of that page, and would for ever look behind an idle primary. See
-// [XLogBytePosToRecPtr and XLogBytePosToEndRecPtr].
+// endOfRecord returns the end of the last record, given where the next one
+// would start. The two differ where a record fills a page to its end: the next
+// one starts behind the header of the next page, but a standby has replayed no
+// more than up to the start of that page, and would for ever look behind an
+// idle primary. See [XLogBytePosToRecPtr and XLogBytePosToEndRecPtr].
 //
 // [XLogBytePosToRecPtr and XLogBytePosToEndRecPtr]: https://github.com/postgres/postgres/blob/REL_15_STABLE/src/backend/access/transam/xlog.c
 func endOfRecord(lsn, block, segment uint64) uint64 {
@@ -132,9 +132,9 @@ func endOfRecord(lsn, block, segment uint64) uint64 {
 	return lsn
 }
 
-// refused reports whether the server is well and does not answer this
-// question: it lacks a function, or forbids it to us. The interface is what pgx's
-// and lib/pq's errors have in common.
+// refused reports whether the server is well and does not answer this question:
+// it lacks a function, or forbids it to us. The interface is what pgx's and
+// lib/pq's errors have in common.
 func refused(err error) bool {
 	var server interface{ SQLState() string }
 	if !errors.As(err, &server) {
@@ -149,8 +149,8 @@ func refused(err error) bool {
 	return false
 }
 
-// drop closes the connection for good. Nothing is known of a connection that has failed once,
-// so it does not go back to the pool.
+// drop closes the connection for good. Nothing is known of a connection that
+// has failed once, so it does not go back to the pool.
 func (l *link) drop() {
 	if l.conn != nil {
 		l.conn.Raw(func(any) error { return driver.ErrBadConn })

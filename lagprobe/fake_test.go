@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A fake is a server without a socket. It answers the questions of this
-// package from its state half of the delay after the question was sent.
+// A fake is a server without a socket. It answers the questions of this package
+// from its state half of the delay after the question was sent.
 type fake struct {
 	name   string
 	state  func() fakeState
@@ -47,7 +47,8 @@ func (f *fake) change(change func(*fakeState)) {
 	change(&f.is)
 }
 
-// seen returns when the server was asked what, and how many connections were made.
+// seen returns when the server was asked what, and how many connections were
+// made.
 func (f *fake) seen() (asked []time.Time, queries []string, dials int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -17,7 +17,8 @@ type herd struct {
 	primary int    // index into servers; -1 where none is known
 
 	// log is that of source, the server elected last, on its timeline. It
-	// outlives the loss of the primary, and ends when another server, timeline or cluster is elected.
+	// outlives the loss of the primary, and ends when another server, timeline
+	// or cluster is elected.
 	log      history
 	source   int // -1 before the first election
 	timeline uint32
@@ -51,8 +52,8 @@ func (h *herd) learn(i int, s Sample) {
 		st.Asked, st.Took, st.Err = s.Asked, s.Took, s.Err
 		st.Failures++
 	}
-	// The first to answer may be of a foreign cluster. To elect it
-	// before the others were heard would be to write there.
+	// The first to answer may be of a foreign cluster. To elect it before the
+	// others were heard would be to write there.
 	if !h.complete() {
 		return
 	}
@@ -65,8 +66,8 @@ func (h *herd) learn(i int, s Sample) {
 	}
 }
 
-// elect finds the cluster and its primary. A new primary, or a new timeline, begins a
-// new log: positions of the old one say nothing about it.
+// elect finds the cluster and its primary. A new primary, or a new timeline,
+// begins a new log: positions of the old one say nothing about it.
 func (h *herd) elect() {
 	cluster := h.cluster
 	if h.source < 0 {
@@ -115,8 +116,8 @@ func (h *herd) comparable(s *Status) bool {
 	if !s.Standby || s.LSN == 0 || !member(s, h.cluster) || s.Timeline != h.timeline || len(h.log.marks) == 0 {
 		return false
 	}
-	// A standby is never ahead of its primary. One that is follows another one, on
-	// a timeline that it does not tell us.
+	// A standby is never ahead of its primary. One that is follows another one,
+	// on a timeline that it does not tell us.
 	last := h.log.marks[len(h.log.marks)-1]
 	return s.LSN <= last.lsn || !s.Answered.Add(s.Took).Before(last.at)
 }
@@ -141,9 +142,9 @@ func (h *herd) snapshot() Snapshot {
 	return Snapshot{Servers: servers, Primary: h.primary}
 }
 
-// clusterOf returns the system identifier of the herd: the known one, as long as
-// the last answer of any server has it (after an upgrade by pg_upgrade none has); else that
-// of a primary rather than of standbys alone; else that of the
+// clusterOf returns the system identifier of the herd: the known one, as long
+// as the last answer of any server has it (after an upgrade by pg_upgrade none
+// has); else that of a primary rather than of standbys alone; else that of the
 // most servers; else that of the first one.
 func clusterOf(servers []Status, known uint64) uint64 {
 	votes := make(map[uint64]int)
@@ -174,9 +175,9 @@ func member(s *Status, cluster uint64) bool {
 	return s.SystemID == cluster || s.SystemID == 0 || cluster == 0
 }
 
-// highest returns the highest timeline that a member of the cluster has told, or
-// the known one. That is forgotten only when all servers answer and none tells it any more:
-// the herd was reset to a backup.
+// highest returns the highest timeline that a member of the cluster has told,
+// or the known one. That is forgotten only when all servers answer and none
+// tells it any more: the herd was reset to a backup.
 func highest(servers []Status, cluster uint64, known uint32) uint32 {
 	var told uint32
 	lost := false
@@ -193,12 +194,12 @@ func highest(servers []Status, cluster uint64, known uint32) uint32 {
 	return told
 }
 
-// primaryOf elects the primary among the members whose last answer was that they
-// are not in recovery: the one of the highest timeline. Of several, one that
-// answers; of several, the current one; then the first. A server of an older
-// timeline than the newest that any member is known to have followed has been replaced, and
-// is not elected even where its successor is not in sight. primaryOf returns -1 if there is
-// no primary.
+// primaryOf elects the primary among the members whose last answer was that
+// they are not in recovery: the one of the highest timeline. Of several, one
+// that answers; of several, the current one; then the first. A server of an
+// older timeline than the newest that any member is known to have followed has
+// been replaced, and is not elected even where its successor is not in sight.
+// primaryOf returns -1 if there is no primary.
 func primaryOf(servers []Status, cluster uint64, newest uint32, current int) int {
 	best := -1
 	better := func(i int) bool {

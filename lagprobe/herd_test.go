@@ -7,9 +7,10 @@ import (
 	"time"
 )
 
-// herdOf makes statuses of a text: "p2" is a server that said it is a primary on timeline
-// 2, "s1" one that said it is a standby on timeline 1; "!" after it means that it does not answer
-// any more, "/8" that its system identifier is 8, "-" a server that never answered.
+// herdOf makes statuses of a text: "p2" is a server that said it is a primary
+// on timeline 2, "s1" one that said it is a standby on timeline 1; "!" after it
+// means that it does not answer any more, "/8" that its system identifier is 8,
+// "-" a server that never answered.
 func herdOf(text string) []Status {
 	var servers []Status
 	for _, word := range strings.Fields(text) {
@@ -93,7 +94,8 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// say lets the servers of a herd answer, as in herdOf, at a time and with positions.
+// say lets the servers of a herd answer, as in herdOf, at a time and with
+// positions.
 func say(h *herd, at time.Time, text string, lsn ...uint64) Snapshot {
 	for i, s := range herdOf(text) {
 		s.Asked, s.LSN = at, lsn[i]
@@ -128,8 +130,8 @@ func TestFailover(t *testing.T) {
 		t.Errorf("the dead primary's error: %v", s.Servers[0].Err)
 	}
 
-	// The second is promoted. The third may follow the old primary, which is alive and
-	// has written more: its position proves nothing.
+	// The second is promoted. The third may follow the old primary, which is
+	// alive and has written more: its position proves nothing.
 	s := say(h, at(4), "p1 p2 s1", 400, 250, 400)
 	check(s, 1, -1, 4, -1)
 	if !errors.Is(s.Servers[0].Err, ErrStalePrimary) || s.Servers[2].LagBytes != -1 {

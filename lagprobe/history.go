@@ -6,26 +6,27 @@ import (
 	"time"
 )
 
-// historySize bounds the memory of a history. With 256 marks, neighbouring marks are
-// about 5 % of their age apart, over a day at one mark a second.
+// historySize bounds the memory of a history. With 256 marks, neighbouring
+// marks are about 5 % of their age apart, over a day at one mark a second.
 const historySize = 256
 
-// A mark says that whatever was committed by the time at has its end at or before
-// lsn.
+// A mark says that whatever was committed by the time at has its end at or
+// before lsn.
 type mark struct {
 	at  time.Time
 	lsn uint64
 }
 
-// A history is what is known of the log of one primary on one timeline:
-// marks in ascending order of both time and LSN. The zero value is empty.
+// A history is what is known of the log of one primary on one timeline: marks
+// in ascending order of both time and LSN. The zero value is empty.
 type history struct {
 	marks []mark
 }
 
-// add adds a mark that is later than all others. It replaces those that
-// say less: those of the same LSN, where the primary is idle, and those of a higher one, where a
-// crash has cost it the end of its log, which no standby can have seen.
+// add adds a mark that is later than all others. It replaces those that say
+// less: those of the same LSN, where the primary is idle, and those of a higher
+// one, where a crash has cost it the end of its log, which no standby can have
+// seen.
 func (h *history) add(at time.Time, lsn uint64) {
 	n := len(h.marks)
 	for n > 0 && h.marks[n-1].lsn >= lsn {
@@ -38,8 +39,8 @@ func (h *history) add(at time.Time, lsn uint64) {
 }
 
 // thin forgets the mark that is missed least: the one whose neighbours are
-// closest together, measured by its age. A forgotten mark makes a standby
-// look staler than it is, never fresher.
+// closest together, measured by its age. A forgotten mark makes a standby look
+// staler than it is, never fresher.
 func (h *history) thin() {
 	now := h.marks[len(h.marks)-1].at
 	least, at := 0.0, 0

@@ -6,45 +6,55 @@
 // # Questions
 //
 // Each server is asked over a connection that the probe reserves, so that a
-// busy pool does not look like a dead server. A question is one round trip, and a
-// server is never asked a second one while one is under way. Any role that may
-// connect may ask.
+// busy pool does not look like a dead server. A question is one round trip, and
+// a server is never asked a second one while one is under way. Any role that
+// may connect may ask.
 //
 // The primary is asked first, and the standbys a moment after it has answered
-// (a twentieth of the interval), when what it had logged has normally reached them. Standbys never wait for a
-// primary that does not answer: they are asked after one interval in any case, and a
-// quarter of an interval after a [Prober.Refresh].
+// (a twentieth of the interval), when what it had logged has normally reached
+// them. Standbys never wait for a primary that does not answer: they are asked
+// after one interval in any case, and a quarter of an interval after a
+// [Prober.Refresh].
 //
 // # Freshness
 //
 // The probe measures with positions in the write-ahead log and with its own
-// clock; clocks of servers are not used. It remembers pairs (time, LSN) of
-// the primary: the question was sent at that time, and the answer was that the log ended at that
-// LSN; so whatever was committed by that time lies at or before that LSN. The
-// latest such time whose LSN a standby has replayed is its [Status.Fresh].
+// clock; clocks of servers are not used. It remembers pairs (time, LSN) of the
+// primary: the question was sent at that time, and the answer was that the log
+// ended at that LSN; so whatever was committed by that time lies at or before
+// that LSN. The latest such time whose LSN a standby has replayed is its
+// [Status.Fresh].
 //
-// So a standby of an idle primary stays fresh, as nothing is missing there, even if
-// it is cut off; a standby that is cut off from a busy primary ages one second per
-// second; and without an answer from the primary nothing gets fresher.
+// So a standby of an idle primary stays fresh, as nothing is missing there,
+// even if it is cut off; a standby that is cut off from a busy primary ages one
+// second per second; and without an answer from the primary nothing gets
+// fresher.
 //
-// The end of the log is where the next record would be inserted, not where the log was written or
-// flushed to: under synchronous_commit=off a commit is acknowledged before it is written.
+// The end of the log is where the next record would be inserted, not where the
+// log was written or flushed to: under synchronous_commit=off a commit is
+// acknowledged before it is written.
 //
 // # Timelines
 //
-// A promotion forks the log: from the switch on, equal positions on two [timelines]
-// are different data. So positions are compared only within the primary's
-// timeline, and what was known of the old one is forgotten when a server of a higher one is elected.
+// A promotion forks the log: from the switch on, equal positions on two
+// [timelines] are different data. So positions are compared only within the
+// primary's timeline, and what was known of the old one is forgotten when a
+// server of a higher one is elected.
 //
 // A primary's timeline is exact. A standby's is a lower bound: PostgreSQL tells
 // the timeline that a standby receives only to roles with pg_read_all_stats
-// (pg_monitor has it); other roles see that of the last restartpoint. For those,
-// after a promotion, the standbys are of unknown freshness until the first
-// restartpoint on the new timeline, by default some minutes later. That errs to the safe side: a
-// standby that still follows the old primary looks the same until then.
+// (pg_monitor has it); other roles see that of the last restartpoint. For
+// those, after a promotion, the standbys are of unknown freshness until the
+// first restartpoint on the new timeline, by default some minutes later. That
+// errs to the safe side: a standby that still follows the old primary looks the
+// same until then.
 //
-// What cannot be known: two servers promoted independently to a timeline of the same
-// number look alike. PostgreSQL itself tells them apart only by their history files.
+// What cannot be known: two servers promoted independently to a timeline of the
+// same number look alike; PostgreSQL itself tells them apart only by their
+// history files. A standby that has gone over to a promoted server which the
+// probe has not heard yet looks, to a role without pg_read_all_stats, like one
+// of the old primary's. And Fresh is of the last answer: a standby that crashed
+// since then may for a moment show older data, while it replays them again.
 //
 // [timelines]: https://www.postgresql.org/docs/current/continuous-archiving.html#BACKUP-TIMELINES
 package lagprobe
@@ -57,15 +67,15 @@ import (
 	"time"
 )
 
-// Errors of servers that answer and must not be used all the same. The errors in [Status]
-// wrap them and name the server.
+// Errors of servers that answer and must not be used all the same. The errors
+// in [Status] wrap them and name the server.
 var (
 	// ErrForeignCluster is the error of a server whose database system
 	// identifier is not the herd's: it is no copy of the primary.
 	ErrForeignCluster = errors.New("server of another cluster")
 
-	// ErrStalePrimary is the error of a server that is not in recovery and is not
-	// the primary: it was replaced by a server of a higher timeline, and
+	// ErrStalePrimary is the error of a server that is not in recovery and is
+	// not the primary: it was replaced by a server of a higher timeline, and
 	// what is written to it will be lost.
 	ErrStalePrimary = errors.New("stale primary")
 
@@ -77,7 +87,7 @@ type Target struct {
 	// Name is used in errors and in [Status].
 	Name string
 	// DB must lead to one server only. The probe takes one connection from it
-	// and keeps it as long as it works.
+	// and keeps it as long as it works; it counts against SetMaxOpenConns.
 	DB *sql.DB
 }
 
@@ -92,18 +102,20 @@ type Sample struct {
 	Asked time.Time     // when the question was sent
 	Took  time.Duration // until the answer was there
 
-	// Err says why there is no answer, or why the server must not be used ([ErrForeignCluster], [ErrStalePrimary]).
-	// Where there is no answer, the fields below are those of the last one.
+	// Err says why there is no answer, or why the server must not be used
+	// ([ErrForeignCluster], [ErrStalePrimary]). Where there is no answer, the
+	// fields below are those of the last one.
 	Err error
 
 	Standby bool // pg_is_in_recovery()
 
-	// LSN is the end of the log: on a primary of what was inserted, so that any commit
-	// so far is at or before it; on a standby of what was replayed. Zero means
-	// unknown: nothing replayed yet, or a server that does not tell (Aurora).
+	// LSN is the end of the log: on a primary of what was inserted, so that any
+	// commit so far is at or before it; on a standby of what was replayed. Zero
+	// means unknown: nothing replayed yet, or a server that does not tell
+	// (Aurora).
 	LSN uint64
-	// Timeline is the primary's timeline, or one that the standby is known to have
-	// reached. Zero means unknown.
+	// Timeline is the primary's timeline, or one that the standby is known to
+	// have reached. Zero means unknown.
 	Timeline uint32
 
 	SystemID uint64 // database system identifier; zero if unknown
@@ -122,8 +134,8 @@ type Status struct {
 	// replayed everything that the primary had committed by then; zero if
 	// unknown. For the primary it is Answered.
 	Fresh time.Time
-	// LagBytes is the log that the primary was known to have and this server had not
-	// replayed when it last answered; -1 if unknown.
+	// LagBytes is the log that the primary was known to have and this server
+	// had not replayed when it last answered; -1 if unknown.
 	LagBytes int64
 }
 
@@ -131,9 +143,10 @@ type Status struct {
 type Snapshot struct {
 	Servers []Status // in the order of the targets
 
-	// Primary is the index of the primary; -1 where none is known, and until each
-	// server was asked once. A primary that does not answer any more remains
-	// the primary, with its Err set, until another server says that it is one.
+	// Primary is the index of the primary; -1 where none is known, and until
+	// each server was asked once. A primary that does not answer any more
+	// remains the primary, with its Err set, until another server says that it
+	// is one, or a server is known to follow a higher timeline.
 	Primary int
 }
 
@@ -153,9 +166,10 @@ type Prober struct {
 	servers []*server // belong to the loop while it runs
 }
 
-// Start begins to ask. publish is called with each new snapshot, one call at
-// a time, in order. It must not block, as the probe waits for it, and must not call
-// [Prober.Close]. The targets' handles must not be closed before the Prober is.
+// Start begins to ask. publish is called with each new snapshot, one call at a
+// time, in order. It must not block, as the probe waits for it, and must not
+// call [Prober.Close]. The targets' handles must not be closed before the
+// Prober is.
 func Start(targets []Target, opt Options, publish func(Snapshot)) *Prober {
 	if opt.Interval <= 0 {
 		opt.Interval = time.Second
@@ -184,11 +198,12 @@ func Start(targets []Target, opt Options, publish func(Snapshot)) *Prober {
 	return p
 }
 
-// Refresh makes the probe ask all servers now: the primary, and the standbys as soon as it
-// has answered. So what was committed before the call is known to be on each
-// standby that has replayed it by then. Refresh does not wait, and costs next to nothing: calls
-// are merged into one round, and no server is asked within 10 ms of its
-// last answer, nor within a quarter of the interval of its last failure.
+// Refresh makes the probe ask all servers now: the primary, and the standbys as
+// soon as it has answered. So what was committed before the call is known to be
+// on each standby that has replayed it by then. Refresh does not wait, and
+// costs next to nothing: calls are merged into one round, and no server is
+// asked within 10 ms of its last answer, nor within a quarter of the interval
+// of its last failure.
 func (p *Prober) Refresh() {
 	select {
 	case p.refresh <- struct{}{}:
@@ -197,8 +212,8 @@ func (p *Prober) Refresh() {
 }
 
 // Wait blocks until every target has answered or failed once, and that was
-// published. It returns the context's error if that is done first, and an
-// error if p is closed.
+// published. It returns the context's error if that is done first, and an error
+// if p is closed.
 func (p *Prober) Wait(ctx context.Context) error {
 	select {
 	case <-p.asked:
@@ -215,8 +230,9 @@ func (p *Prober) Wait(ctx context.Context) error {
 	}
 }
 
-// Close stops asking, cancels the questions under way, waits until nothing of
-// p runs any more, and returns the connections to their handles. It may be called more than once.
+// Close stops asking, cancels the questions under way, waits until nothing of p
+// runs any more, and returns the connections to their handles. It may be called
+// more than once.
 func (p *Prober) Close() {
 	p.cancel()
 	p.closing.Do(func() {

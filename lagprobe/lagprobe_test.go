@@ -85,8 +85,8 @@ func TestIdlePrimary(t *testing.T) {
 	})
 }
 
-// Under constant writes with a standby that is 20 ms behind, each round finds it
-// as fresh as the round's own question to the primary.
+// Under constant writes with a standby that is 20 ms behind, each round finds
+// it as fresh as the round's own question to the primary.
 func TestBusyPrimary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		t0 := time.Now()
@@ -108,8 +108,8 @@ func TestBusyPrimary(t *testing.T) {
 	})
 }
 
-// A standby that is cut off ages one second per second while the primary writes,
-// and not at all while it does not.
+// A standby that is cut off ages one second per second while the primary
+// writes, and not at all while it does not.
 func TestCutOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		primary, standby := pair()
@@ -228,8 +228,8 @@ func TestQuickRestart(t *testing.T) {
 	})
 }
 
-// One call of Refresh proves, in one round trip to each, that a standby has what was
-// committed before the call.
+// One call of Refresh proves, in one round trip to each, that a standby has
+// what was committed before the call.
 func TestRefresh(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		primary, standby := pair()
@@ -246,8 +246,8 @@ func TestRefresh(t *testing.T) {
 			standby.change(func(s *fakeState) { s.lsn += 8 })
 			wrote := time.Now()
 			b.Refresh()
-			// Up to two round trips that are under way, the spacing, and the two of the
-			// refresh.
+			// Up to two round trips that are under way, the spacing, and the
+			// two of the refresh.
 			if r := b.after(spacing + 8*time.Millisecond).Servers[1]; r.Fresh.Before(wrote) {
 				t.Fatalf("%d: not known to be fresh as of %v before", i, time.Since(wrote))
 			}
@@ -296,8 +296,8 @@ func TestRefreshWithFrozenPrimary(t *testing.T) {
 	})
 }
 
-// Where no server leads, Refresh asks all at once; but servers that are down no more than four
-// times per interval.
+// Where no server leads, Refresh asks all at once; but servers that are down no
+// more than four times per interval.
 func TestRefreshWithoutPrimary(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		primary, standby := pair()
@@ -354,8 +354,8 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// Close waits for no server. That nothing is left running is seen by synctest.Test, which
-// fails if the bubble has goroutines when it ends.
+// Close waits for no server. That nothing is left running is seen by
+// synctest.Test, which fails if the bubble has goroutines when it ends.
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		primary, standby := pair()

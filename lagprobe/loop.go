@@ -9,8 +9,8 @@ import (
 // spacing is how long a server is left alone after an answer.
 const spacing = 10 * time.Millisecond
 
-// A loop decides when which server is asked. It owns all state, in one goroutine; only
-// the questions themselves run beside it.
+// A loop decides when which server is asked. It owns all state, in one
+// goroutine; only the questions themselves run beside it.
 type loop struct {
 	*Prober
 	herd      *herd
@@ -79,7 +79,8 @@ func (l *loop) send(ctx context.Context, now time.Time, lead int) {
 		}
 		s.busy, s.asked = true, now
 		// The jitter keeps many processes from asking at the same time. Those
-		// behind the lead are asked when it has answered; this is for when it does not.
+		// behind the lead are asked when it has answered; this is for when it
+		// does not.
 		s.due = now.Add(l.interval)
 		if lead < 0 || i == lead {
 			s.due = now.Add(l.jittered())
@@ -95,10 +96,10 @@ func (l *loop) jittered() time.Duration {
 	return time.Duration(float64(l.interval) * (0.8 + 0.1*rand.Float64()))
 }
 
-// next returns when there is something to do again, and the channel that
-// may interrupt the waiting. A call of Refresh is heeded when the
-// lead can be asked later than the call; until then it stays in its channel,
-// where all further calls meet it.
+// next returns when there is something to do again, and the channel that may
+// interrupt the waiting. A call of Refresh is heeded when the lead can be asked
+// later than the call; until then it stays in its channel, where all further
+// calls meet it.
 func (l *loop) next(now time.Time, lead int) (wake time.Time, refresh <-chan struct{}) {
 	refresh = l.refresh
 	wake = now.Add(l.interval)
@@ -129,8 +130,8 @@ func (l *loop) hasten(now time.Time, lead int) {
 	}
 }
 
-// pull makes a server due at a time, if it is not due sooner. It is left alone for a
-// while after its last answer, and longer after a failure, however often
+// pull makes a server due at a time, if it is not due sooner. It is left alone
+// for a while after its last answer, and longer after a failure, however often
 // it is pulled.
 func (l *loop) pull(s *server, at time.Time) {
 	rest := s.done.Add(spacing)
@@ -182,8 +183,8 @@ func (l *loop) settle(a answer) {
 	l.herd.learn(a.server, a.Sample)
 }
 
-// follow makes the others due behind the lead, which has answered, failed, or just
-// been elected. Those that fail keep their own time.
+// follow makes the others due behind the lead, which has answered, failed, or
+// just been elected. Those that fail keep their own time.
 func (l *loop) follow(now time.Time) {
 	if !l.rush {
 		now = now.Add(l.interval / 20)

@@ -142,8 +142,9 @@ func TestPostgres(t *testing.T) {
 		}
 	})
 
-	// A commit under synchronous_commit=off is acknowledged before it is written, and here
-	// long before. Whoever is called fresh as of later than that has it.
+	// A commit under synchronous_commit=off is acknowledged before it is
+	// written, and here long before. Whoever is called fresh as of later than
+	// that has it.
 	t.Run("unwritten commits", func(t *testing.T) {
 		v.t = t
 		conn, err := db.Conn(t.Context())
@@ -169,8 +170,8 @@ func TestPostgres(t *testing.T) {
 		v.t = t
 		for _, offset := range []int{24, 40} {
 			fill(t, db, offset)
-			// A lag would last until the primary writes something of its own accord, which
-			// it does some seconds later.
+			// A lag would last until the primary writes something of its own
+			// accord, which it does some seconds later.
 			time.Sleep(6 * interval)
 			if s := *v.last.Load(); s.Servers[1].LagBytes != 0 || time.Since(s.Servers[1].Fresh) > 3*interval {
 				t.Errorf("not fresh with the next record at %d in its page:\n%s", offset, text(s))
@@ -262,8 +263,9 @@ func TestPostgres(t *testing.T) {
 	})
 }
 
-// TestTimelineOfRunningStandby: a standby goes on with a new primary without a restart. A role that may
-// see what it receives knows it at once; any other one from the next restartpoint on.
+// TestTimelineOfRunningStandby: a standby goes on with a new primary without a
+// restart. A role that may see what it receives knows it at once; any other one
+// from the next restartpoint on.
 func TestTimelineOfRunningStandby(t *testing.T) {
 	herd := pgherdtest.Start(t, pgherdtest.Replicas(2))
 	one, two := herd.Replica(1), herd.Replica(2)
@@ -299,8 +301,8 @@ func TestTimelineOfRunningStandby(t *testing.T) {
 }
 
 // fill writes log until the next record would start at an offset in its page:
-// 40 is behind the header of the first page of a segment, 24 of any other, when the last record
-// has filled the page before.
+// 40 is behind the header of the first page of a segment, 24 of any other, when
+// the last record has filled the page before.
 func fill(t *testing.T, db *sql.DB, offset int) {
 	t.Helper()
 	conn, err := db.Conn(t.Context())

@@ -13,8 +13,9 @@ import (
 
 var simSeed = flag.Uint64("sim.seed", 0, "run only the simulation with this seed")
 
-// TestSimulation lets herds live through crashes, freezes, cut streams, promotions and
-// rebuilt servers, and holds each snapshot to what the simulation knows to be true.
+// TestSimulation lets herds live through crashes, freezes, cut streams,
+// promotions and rebuilt servers, and holds each snapshot to what the
+// simulation knows to be true.
 func TestSimulation(t *testing.T) {
 	herds := []struct {
 		number, servers int
@@ -208,8 +209,8 @@ func (w *world) happen(n *node) {
 	}
 }
 
-// crash costs a primary what it had not flushed, and makes a standby replay from its
-// last restartpoint.
+// crash costs a primary what it had not flushed, and makes a standby replay
+// from its last restartpoint.
 func (w *world) crash(n *node) {
 	was := n.inserted
 	if n.standby {
@@ -238,8 +239,8 @@ func (w *world) promote(n *node) {
 	w.mark(n)
 }
 
-// follow makes n a standby of up: by a restart if its log is one with up's, else as a
-// new copy.
+// follow makes n a standby of up: by a restart if its log is one with up's,
+// else as a new copy.
 func (w *world) follow(n, up *node) {
 	if !n.standby || !w.on(up.timeline, n.timeline, n.lsn) {
 		was := n.lsn
@@ -253,7 +254,8 @@ func (w *world) follow(n, up *node) {
 	n.standby, n.upstream, n.cut = true, up, false
 }
 
-// on reports whether position lsn of timeline tl is in the history of timeline of.
+// on reports whether position lsn of timeline tl is in the history of timeline
+// of.
 func (w *world) on(of, tl uint32, lsn uint64) bool {
 	return of == tl || w.descends(of, tl) && lsn <= w.fork(of, tl)
 }
@@ -370,8 +372,8 @@ func (n *node) said(asked time.Time) truth {
 	panic("an answer that was never given")
 }
 
-// settle repairs all and sees that the prober finds it out: the one primary of the highest
-// timeline, and the others fresh.
+// settle repairs all and sees that the prober finds it out: the one primary of
+// the highest timeline, and the others fresh.
 func (w *world) settle() {
 	w.mu.Lock()
 	last := uint32(len(w.lines) - 1)
