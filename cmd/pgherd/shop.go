@@ -17,6 +17,9 @@ const (
 	readers       = 8
 	readInterval  = 40 * time.Millisecond // of each reader
 	writeInterval = 100 * time.Millisecond
+
+	// A customer who has waited for so long leaves: a failure.
+	patience = 10 * time.Second
 )
 
 const shopSchema = `
@@ -83,7 +86,9 @@ func (s *shop) open(ctx context.Context) (closed func()) {
 			t := time.NewTicker(interval)
 			defer t.Stop()
 			for {
-				do(ctx)
+				impatient, cancel := context.WithTimeout(ctx, patience)
+				do(impatient)
+				cancel()
 				select {
 				case <-t.C:
 				case <-closing:
@@ -217,7 +222,7 @@ func (s *shop) read(ctx context.Context, query func(at ...any) error, check func
 // failed counts a failure in count, which s.mu guards, unless it is an
 // interruption that was asked for.
 func (s *shop) failed(ctx context.Context, count *int, err error) {
-	if ctx.Err() != nil && !errors.Is(err, errNotTrue) {
+	if errors.Is(ctx.Err(), context.Canceled) && !errors.Is(err, errNotTrue) {
 		return
 	}
 	s.mu.Lock()
