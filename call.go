@@ -34,8 +34,9 @@ type call struct {
 	sql      string
 	st       *routing.Statement
 	args     []driver.NamedValue
-	opts     driver.TxOptions // opBegin
-	readOnly bool             // opBegin of a transaction that may run on a standby
+	argBuf   []driver.NamedValue // for what other drivers than pgx make of args
+	opts     driver.TxOptions    // opBegin
+	readOnly bool                // opBegin of a transaction that may run on a standby
 
 	rows   driver.Rows
 	result driver.Result
@@ -52,7 +53,7 @@ func (k *call) on(ctx context.Context, l *lease) (err error) {
 		}
 		args := k.args
 		if l.pg == nil { // pgx takes what it is given
-			if args, err = sqlconn.Args(l.dc, nil, args); err != nil {
+			if args, err = sqlconn.Args(k.argBuf, l.dc, nil, args); err != nil {
 				return err
 			}
 		}

@@ -45,6 +45,11 @@ type Conn struct {
 	pgxRows   pgxRows
 	otherRows otherRows
 	rowsUsed  bool
+
+	// The arguments of a statement, as the driver of a ready-made handle wants
+	// them. Until the checkout's first rows are opened, nothing that an earlier
+	// statement left can still use it.
+	argBuf [4]driver.NamedValue
 }
 
 var _ interface {
@@ -64,6 +69,9 @@ func (cn *Conn) QueryContext(ctx context.Context, query string, args []driver.Na
 }
 
 func (cn *Conn) query(ctx context.Context, k *call) (driver.Rows, error) {
+	if !cn.rowsUsed {
+		k.argBuf = cn.argBuf[:0]
+	}
 	ctx, cancel := cn.c.queryContext(ctx)
 	l, err := cn.run(ctx, k)
 	if err != nil {
@@ -82,6 +90,9 @@ func (cn *Conn) ExecContext(ctx context.Context, query string, args []driver.Nam
 }
 
 func (cn *Conn) exec(ctx context.Context, k *call) (driver.Result, error) {
+	if !cn.rowsUsed {
+		k.argBuf = cn.argBuf[:0]
+	}
 	ctx, cancel := cn.c.queryContext(ctx)
 	if cancel != nil {
 		defer cancel()
@@ -131,6 +142,7 @@ func (cn *Conn) ResetSession(context.Context) error {
 // connection itself never goes bad.
 func (cn *Conn) IsValid() bool {
 	cn.letGo()
+	clear(cn.argBuf[:]) // an idle connection keeps no argument alive
 	return true
 }
 

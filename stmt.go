@@ -94,7 +94,7 @@ func (k *call) onPrepared(ctx context.Context, l *lease) error {
 	if err != nil {
 		return err
 	}
-	args, err := sqlconn.Args(l.dc, inner, k.args)
+	args, err := sqlconn.Args(k.argBuf, l.dc, inner, k.args)
 	if err != nil {
 		inner.Close()
 		return err

@@ -12,17 +12,24 @@ import (
 // convert.go), errors included. Arguments that a checker removes are left out
 // and the others renumbered. st may be nil where nothing is prepared. args are
 // not changed; their names must have been validated.
-func Args(c driver.Conn, st driver.Stmt, args []driver.NamedValue) ([]driver.NamedValue, error) {
+//
+// The result is kept in buf if it has room for args; buf may be nil.
+func Args(buf []driver.NamedValue, c driver.Conn, st driver.Stmt, args []driver.NamedValue) ([]driver.NamedValue, error) {
 	check := newChecker(c, st)
-	checked := make([]driver.NamedValue, 0, len(args))
+	checked := buf[:0]
+	if checked == nil || cap(checked) < len(args) {
+		checked = make([]driver.NamedValue, 0, len(args)) // no arguments are not nil, as with database/sql
+	}
 	for _, arg := range args {
-		arg.Ordinal = len(checked) + 1
-		switch err := check.check(&arg); err {
+		n := len(checked)
+		arg.Ordinal = n + 1
+		checked = append(checked, arg) // checked in place: arg itself would go to the heap
+		switch err := check.check(&checked[n]); err {
 		case nil:
-			checked = append(checked, arg)
 		case driver.ErrRemoveArgument:
+			checked = checked[:n]
 		default:
-			return nil, fmt.Errorf("sql: converting argument %s type: %w", describe(arg), err)
+			return nil, fmt.Errorf("sql: converting argument %s type: %w", describe(checked[n]), err)
 		}
 	}
 	if check.want != -1 && len(checked) != check.want {

@@ -128,7 +128,7 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 		return nil, err
 	}
 	defer st.Close()
-	args, err = Args(c.Conn, st, args)
+	args, err = Args(nil, c.Conn, st, args)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func (c *conn) exec(ctx context.Context, query string, args []driver.NamedValue)
 	if !ok && !old {
 		return nil, driver.ErrSkip
 	}
-	args, err := Args(c.Conn, nil, args)
+	args, err := Args(nil, c.Conn, nil, args)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +166,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	if err != nil {
 		return nil, err
 	}
-	args, err = Args(c.Conn, st, args)
+	args, err = Args(nil, c.Conn, st, args)
 	if err == nil {
 		rows, err = queryStmt(ctx, st, args)
 	}
@@ -186,7 +186,7 @@ func (c *conn) query(ctx context.Context, query string, args []driver.NamedValue
 	if !ok && !old {
 		return nil, driver.ErrSkip
 	}
-	args, err := Args(c.Conn, nil, args)
+	args, err := Args(nil, c.Conn, nil, args)
 	if err != nil {
 		return nil, err
 	}

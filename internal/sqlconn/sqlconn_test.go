@@ -343,7 +343,7 @@ func TestArgs(t *testing.T) {
 	raw := []driver.NamedValue{
 		{Ordinal: 1, Value: removed{}}, {Ordinal: 2, Value: mapped{"m"}}, {Ordinal: 3, Name: "n", Value: int8(3)},
 	}
-	got, err := sqlconn.Args(c, baseStmt{f, "n=2"}, raw)
+	got, err := sqlconn.Args(nil, c, baseStmt{f, "n=2"}, raw)
 	want := []driver.NamedValue{{Ordinal: 1, Value: "m mapped by conn"}, {Ordinal: 2, Name: "n", Value: int64(3)}}
 	if err != nil || fmt.Sprintf("%#v", got) != fmt.Sprintf("%#v", want) {
 		t.Errorf("got %#v, %v, want %#v", got, err, want)
@@ -361,7 +361,7 @@ func TestArgs(t *testing.T) {
 		{nil, []driver.NamedValue{{Ordinal: 1, Value: refused{}}}, "sql: converting argument $1 type: conn: fake failure"},
 		{nil, []driver.NamedValue{{Name: "x", Value: []int{}}}, `sql: converting argument with name "x" type: unsupported type []int, a slice of int`},
 	} {
-		if _, err := sqlconn.Args(c, tt.st, tt.args); err == nil || err.Error() != tt.want {
+		if _, err := sqlconn.Args(nil, c, tt.st, tt.args); err == nil || err.Error() != tt.want {
 			t.Errorf("Args(%#v) fails with %v, want %s", tt.args, err, tt.want)
 		}
 	}
