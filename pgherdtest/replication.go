@@ -79,7 +79,7 @@ func (s *Server) Promote(ctx context.Context) error {
 // A running replica that has nothing which the new primary lacks goes on
 // running and keeps its connections. Any other server, such as an old primary,
 // is ended, gets a fresh copy of the primary's data in place of its own, and is
-// started.
+// started. One that is frozen is thawed by the caller first.
 func (s *Server) Follow(ctx context.Context, primary *Server) error {
 	if s == primary {
 		return s.errorf("follow", errors.New("it cannot follow itself"))
@@ -138,7 +138,11 @@ func (s *Server) canFollow(ctx context.Context, primary *Server) (bool, error) {
 		return false, err
 	}
 	fork, forked := forks[timeline]
-	return timeline == theirs || forked && has <= fork, nil
+	if timeline == theirs {
+		// Two replicas that were promoted apart write timelines of the same number.
+		return s.upstream.Load() == primary, nil
+	}
+	return forked && has <= fork, nil
 }
 
 // history returns the timeline that a primary writes, and where it left each

@@ -137,3 +137,22 @@ func TestFollowDiverged(t *testing.T) {
 		t.Errorf("replica2 has row %d, want row 2 of the new primary", n)
 	}
 }
+
+// TestFollowSplitBrain moves a replica between two primaries that were promoted
+// apart.
+func TestFollowSplitBrain(t *testing.T) {
+	h := Start(t, Replicas(2))
+	r1, r2 := h.Replica(1), h.Replica(2)
+	for _, s := range []*Server{r1, r2} {
+		must(t, s.Promote(timeout(t)))
+		run(t, connect(t, s.DSN()), "CREATE TABLE "+s.Name()+" ()")
+	}
+	for _, s := range []*Server{r1, r2} {
+		must(t, h.Servers()[0].Follow(timeout(t), s))
+		run(t, connect(t, s.DSN()), "CREATE TABLE followed ()")
+		lsn, err := s.LSN(timeout(t))
+		must(t, err)
+		must(t, h.Servers()[0].WaitLSN(timeout(t), lsn))
+		run(t, connect(t, h.Servers()[0].DSN()), "SELECT FROM followed, "+s.Name())
+	}
+}
