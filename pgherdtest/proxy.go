@@ -3,7 +3,9 @@ package pgherdtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"sync"
@@ -57,24 +59,49 @@ type proxy struct {
 	conns map[net.Conn]struct{} // guarded by mu; both sides of all connections
 }
 
-// newProxy returns a proxy that does not listen yet.
+// newProxy returns a proxy that listens.
 func newProxy(target func() string, gates func() []*gate) (*proxy, error) {
-	port, err := freePort()
+	ln, err := listenAnywhere()
 	if err != nil {
 		return nil, err
 	}
 	p := &proxy{
-		addr:   net.JoinHostPort("127.0.0.1", strconv.Itoa(port)),
+		addr:   ln.Addr().String(),
 		target: target,
 		gates:  gates,
 		conns:  map[net.Conn]struct{}{},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
+	claimed.Store(portOf(p.addr), true)
+	p.accept(ln)
 	return p, nil
 }
 
-func (p *proxy) port() int {
-	_, port, _ := net.SplitHostPort(p.addr)
+// claimed has the ports of all proxies of this process, also of those that
+// refuse connections at present and will want their port back.
+var claimed sync.Map
+
+// listenAnywhere listens on a port of its choice, below those that systems give
+// to outgoing connections and to listeners on port 0: whoever closes the
+// listener and comes back to the port then finds it free.
+func listenAnywhere() (net.Listener, error) {
+	err := errors.New("all are taken")
+	for range 100 {
+		port := 10000 + rand.IntN(22000)
+		if _, taken := claimed.Load(port); taken {
+			continue
+		}
+		var ln net.Listener
+		ln, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			return ln, nil
+		}
+	}
+	return nil, fmt.Errorf("find a free port: %w", err)
+}
+
+func portOf(addr string) int {
+	_, port, _ := net.SplitHostPort(addr)
 	n, _ := strconv.Atoi(port)
 	return n
 }
@@ -90,6 +117,13 @@ func (p *proxy) listen() error {
 	if err != nil {
 		return err
 	}
+	p.accept(ln)
+	return nil
+}
+
+// accept serves the connections that come to ln, until that is closed. The
+// caller holds p.mu, or is the only one to know p.
+func (p *proxy) accept(ln net.Listener) {
 	p.ln = ln
 	p.wg.Go(func() {
 		for {
@@ -100,7 +134,6 @@ func (p *proxy) listen() error {
 			p.wg.Go(func() { p.serve(client) })
 		}
 	})
-	return nil
 }
 
 // unlisten makes the address refuse connections. Those there are live on.
@@ -128,6 +161,7 @@ func (p *proxy) close() {
 	p.unlisten()
 	p.drop()
 	p.wg.Wait()
+	claimed.Delete(portOf(p.addr))
 }
 
 // track makes c one of the connections that drop ends, until forget.

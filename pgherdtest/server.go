@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -64,10 +63,8 @@ func newServer(h *Herd, name string) (*Server, error) {
 		}
 		return gates
 	})
-	if err == nil {
-		err = s.stream.listen()
-	}
 	if err != nil {
+		s.clients.close()
 		return nil, fmt.Errorf("pgherdtest: find an address for the stream of %s: %w", name, err)
 	}
 	return s, nil
@@ -88,9 +85,7 @@ func (s *Server) Host() string {
 
 // Port returns the port of [Server.Addr].
 func (s *Server) Port() int {
-	_, port, _ := net.SplitHostPort(s.Addr())
-	n, _ := strconv.Atoi(port)
-	return n
+	return portOf(s.Addr())
 }
 
 // DSN returns a data source name of this server alone, for pgx or libpq.
@@ -152,7 +147,7 @@ func (s *Server) configure() error {
 	settings := map[string]string{
 		"cluster_name": s.name,
 		// The same for any upstream: the proxy knows which one it is.
-		"primary_conninfo": fmt.Sprintf("host=127.0.0.1 port=%d user=postgres application_name=%s sslmode=disable", s.stream.port(), s.name),
+		"primary_conninfo": fmt.Sprintf("host=127.0.0.1 port=%d user=postgres application_name=%s sslmode=disable", portOf(s.stream.addr), s.name),
 
 		"recovery_min_apply_delay": strconv.FormatInt(s.delay.Milliseconds(), 10) + "ms",
 	}
@@ -187,11 +182,12 @@ func (s *Server) startLocked() error {
 	var err error
 	for range 5 {
 		if s.port.Load() == 0 {
-			port, err := freePort()
+			ln, err := listenAnywhere()
 			if err != nil {
 				return s.errorf("start", err)
 			}
-			s.port.Store(int32(port))
+			s.port.Store(int32(portOf(ln.Addr().String())))
+			ln.Close()
 		}
 		s.proc, err = s.launch()
 		if err == nil {
@@ -388,20 +384,4 @@ var (
 
 func (s *Server) errorf(op string, err error) error {
 	return fmt.Errorf("pgherdtest: %s %s: %w", op, s.name, err)
-}
-
-// freePort returns a port that nobody listens on. It is below those that
-// systems give to outgoing connections and to listeners on port 0, so that it
-// is still free when a server comes back to it.
-func freePort() (int, error) {
-	var err error
-	for range 100 {
-		port := 10000 + rand.IntN(22000)
-		var ln net.Listener
-		ln, err = net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err == nil {
-			return port, ln.Close()
-		}
-	}
-	return 0, fmt.Errorf("find a free port: %w", err)
 }
