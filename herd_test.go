@@ -196,6 +196,33 @@ func TestReadYourWrites(t *testing.T) {
 			}
 		}
 	})
+	t.Run("returning, read slowly", func(t *testing.T) {
+		// PostgreSQL commits after the last row is sent, which is long after
+		// the first one if nobody reads.
+		db := openDB(t, d.DSN())
+		mustExec(t, db, "create table slow (n int, s text)")
+		rows, err := db.Query("insert into slow select n, repeat('x', 1000) from generate_series(1, 20000) n returning s")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		// Others commit meanwhile, or the log would not leave the primary.
+		admin, err := sql.Open("pgx", d.ServerDSN(h.Primary()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer admin.Close()
+		eventually(t, "a replica is fresh as of the first row", func() bool {
+			mustExec(t, admin, "select pg_logical_emit_message(true, '', '')")
+			return onReplica(t, db)
+		})
+		if err := rows.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if n := get[int](t, db, "select count(*) from slow"); n != 20000 {
+			t.Errorf("after 20000 rows were inserted a read sees %d", n)
+		}
+	})
 	t.Run("transaction", func(t *testing.T) {
 		db := openDB(t, d.DSN())
 		mustExec(t, db, "create table x (n int)")
@@ -655,8 +682,13 @@ func TestSessionState(t *testing.T) {
 		if n := get[int](t, db, "select count(*) from txt"); n != 0 {
 			t.Errorf("%d rows of a transaction that nobody committed", n)
 		}
+		admin, err := sql.Open("pgx", d.ServerDSN(h.Primary()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer admin.Close()
 		eventually(t, "no backend is left in the transaction", func() bool {
-			return get[int](t, db, "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'") == 0
+			return get[int](t, admin, "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'") == 0
 		})
 	})
 }

@@ -2,6 +2,7 @@ package pgherd
 
 import (
 	"context"
+	"errors"
 	"math"
 	"time"
 
@@ -116,6 +117,8 @@ func (c *Connector) asAsked(s *server, st *lagprobe.Status, primary bool) routin
 	switch {
 	case primary:
 		rs.Role = routing.Primary
+	case errors.Is(st.Err, lagprobe.ErrForeignCluster):
+		// Not down, which would leave it a last resort: it has other data.
 	case !st.Answered.IsZero() && st.Standby:
 		rs.Role = routing.Replica
 	}
