@@ -679,9 +679,6 @@ func TestSessionState(t *testing.T) {
 		// One that is left open ends with the checkout.
 		mustExec(t, conn, "begin; insert into txt values (2)")
 		conn.Close()
-		if n := get[int](t, db, "select count(*) from txt"); n != 0 {
-			t.Errorf("%d rows of a transaction that nobody committed", n)
-		}
 		admin, err := sql.Open("pgx", d.ServerDSN(h.Primary()))
 		if err != nil {
 			t.Fatal(err)
@@ -690,6 +687,9 @@ func TestSessionState(t *testing.T) {
 		eventually(t, "no backend is left in the transaction", func() bool {
 			return get[int](t, admin, "select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'") == 0
 		})
+		if n := get[int](t, db, "select count(*) from txt"); n != 0 {
+			t.Errorf("%d rows of a transaction that nobody committed", n)
+		}
 	})
 }
 
