@@ -77,8 +77,10 @@
 // Availability. A replica that is dead, frozen or starting costs no failed
 // read: what fails on it before its first row goes to another server, and a
 // replica that leaves a question of the probe unanswered for lag_check_timeout has
-// its connections cut, which moves the reads that wait for it. (TestReplicaDies,
-// TestReplicaFreezes)
+// its connections cut, which moves the reads that wait for it. A promoted replica
+// takes the writes as soon as it says so, and a demoted primary gets none.
+// (TestReplicaDies, TestReplicaFreezes, TestPromotedReplicaTakesTheWrites,
+// TestDemotedPrimaryGetsNothing)
 //
 // Session state. SET, a temporary table, an advisory lock, PREPARE, LISTEN, a
 // cursor WITH HOLD or a BEGIN sent as text keep the virtual connection on the
@@ -89,9 +91,10 @@
 // cleans it. A pool of one (SetMaxOpenConns(1)) finds it again. (TestSessionState)
 //
 // Cancellation. The end of a caller's context never counts against a server.
+// (TestCancellationIsTheCallers)
 //
 // Secrets. No error, String or log value holds a password, a DSN or an
-// argument. (FuzzNoSecretInErrors)
+// argument. (TestErrorsShowNoSecret, FuzzErrors)
 //
 // # Transactions
 //

@@ -1,0 +1,132 @@
+package pgherd_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/pgherd/pgherd"
+
+// goPackage is what go list tells of a package.
+type goPackage struct {
+	ImportPath, Doc string
+	Imports         []string
+}
+
+func listPackages(t *testing.T) map[string]goPackage {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Doc,Imports", module+"/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkgs := make(map[string]goPackage)
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs[p.ImportPath] = p
+	}
+}
+
+// TestImports holds the packages to their places: who may not import whom, and
+// why.
+func TestImports(t *testing.T) {
+	pkgs := listPackages(t)
+	for _, rule := range []struct {
+		pkg       string
+		forbidden []string // import paths; path/... for all below and itself
+		why       string
+	}{
+		{
+			module + "/routing",
+			[]string{module + "/...", "github.com/...", "context", "database/sql/...", "net/...", "os/...", "log/...", "math/rand/...", "time/tzdata"},
+			"a decision is a function of its arguments, so that it can be printed, replayed and fuzzed",
+		},
+		{
+			module + "/lagprobe",
+			[]string{module + "/...", "github.com/jackc/..."},
+			"the probe reports what servers say, through any driver; the connector makes a view of it",
+		},
+		{
+			module + "/internal/sqlconn",
+			[]string{module + "/..."},
+			"it knows drivers, not herds",
+		},
+		{
+			module,
+			[]string{module + "/pgherdtest", module + "/cmd/...", "testing/..."},
+			"tools of tests stay out of applications",
+		},
+		{
+			module + "/pgherdtest",
+			[]string{module},
+			"servers are there for tests of anything",
+		},
+	} {
+		p, ok := pkgs[rule.pkg]
+		if !ok {
+			t.Errorf("%s is no more: mend the rule", rule.pkg)
+			continue
+		}
+		for _, imported := range p.Imports {
+			if slices.ContainsFunc(rule.forbidden, func(f string) bool { return covers(f, imported) }) {
+				t.Errorf("%s imports %s: %s", rule.pkg, imported, rule.why)
+			}
+		}
+	}
+}
+
+func covers(pattern, path string) bool {
+	tree, ok := strings.CutSuffix(pattern, "/...")
+	return path == tree || ok && strings.HasPrefix(path, tree+"/")
+}
+
+// TestPackageComments holds every package to one comment that says what it is.
+func TestPackageComments(t *testing.T) {
+	for path, p := range listPackages(t) {
+		if p.Doc == "" {
+			t.Errorf("%s has no package comment", path)
+		}
+	}
+}
+
+// TestGuaranteesAreTested holds doc.go to its word that each guarantee has a
+// test, by the names that it gives.
+func TestGuaranteesAreTested(t *testing.T) {
+	files, err := filepath.Glob("*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests strings.Builder
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tests.Write(b)
+	}
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w*`).FindAllString(string(doc), -1)
+	if len(names) < 8 {
+		t.Errorf("doc.go names %d tests; every guarantee should have one", len(names))
+	}
+	for _, name := range names {
+		if !strings.Contains(tests.String(), "func "+name+"(") {
+			t.Errorf("doc.go names %s, which is not there", name)
+		}
+	}
+}
