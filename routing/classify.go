@@ -119,13 +119,37 @@ type verdict struct {
 	pins   bool
 }
 
-// strength orders classes: the greatest of its parts is that of the whole.
-var strength = [...]uint8{Read: 0, SessionState: 1, Txn: 2, Unclassified: 3, Write: 4}
+// strength orders verdicts: the strongest of its parts is that of the whole.
+// What may have changed data outranks what only has to be on the primary, so
+// that an UPDATE of rows that a WITH item locks is known as a write.
+func (v verdict) strength() int {
+	switch v.class {
+	case Read:
+		return 0
+	case SessionState:
+		return 1
+	case Txn:
+		return 2
+	case Unclassified:
+		return 6
+	}
+	switch v.reason {
+	case ReasonServerState:
+		return 3
+	case ReasonLockingRead:
+		return 4
+	case ReasonLock:
+		return 5
+	case ReasonWrite, ReasonDDL:
+		return 8
+	}
+	return 7
+}
 
-// raise makes the verdict at least as strong as class. Of equals, the first
-// keeps its reason.
+// raise makes the verdict at least as strong as that of class and reason. Of
+// equals, the first stays.
 func (v *verdict) raise(class Class, reason Reason) {
-	if strength[class] > strength[v.class] {
+	if o := (verdict{class: class, reason: reason}); o.strength() > v.strength() {
 		v.class, v.reason = class, reason
 	}
 }
@@ -162,8 +186,12 @@ func (s *scanner) statement(toks []token) {
 		s.declare(rest)
 	case kwFetch, kwMove, kwClose, kwReset, kwShow, kwDiscard, kwUnlisten:
 		s.raise(SessionState, ReasonSessionState)
-	case kwListen, kwLoad, kwExecute, kwDeallocate:
+	case kwListen, kwLoad, kwDeallocate:
 		s.raise(SessionState, ReasonSessionState)
+		s.pins = true
+	case kwExecute:
+		// The prepared statement may be any, and lives in this session.
+		s.raise(Write, ReasonSessionState)
 		s.pins = true
 		s.pinsOf(rest)
 	case kwPrepare:
@@ -175,12 +203,18 @@ func (s *scanner) statement(toks []token) {
 	case kwCreate:
 		s.raise(Write, ReasonDDL)
 		s.pins = s.pins || createsTemp(s.sql, rest)
-		s.pinsOf(rest)
-	case kwCommand, kwCluster, kwTruncate, kwGrant, kwAnalyze:
-		s.raise(Write, ReasonDDL)
-		if wordIs(s.sql, toks[0], "alter") && len(rest) > 0 && rest[0].word == kwSystem {
-			s.reason = ReasonServerState
+		for i, t := range rest { // CREATE TABLE … AS
+			if t.word == kwAs && startsQuery(rest[i+1:]) {
+				s.pinsOf(rest[i+1:])
+				break
+			}
 		}
+	case kwCommand, kwCluster, kwTruncate, kwGrant, kwAnalyze:
+		if wordIs(s.sql, toks[0], "alter") && len(rest) > 0 && rest[0].word == kwSystem {
+			s.raise(Write, ReasonServerState)
+			return
+		}
+		s.raise(Write, ReasonDDL)
 		s.pinsOf(rest)
 	case kwDo, kwCall:
 		s.raise(Write, ReasonFunction)
@@ -195,6 +229,10 @@ func (s *scanner) statement(toks []token) {
 		s.raise(Unclassified, ReasonUnclassified)
 		s.pinsOf(rest)
 	}
+}
+
+func dataModifying(k keyword) bool {
+	return k == kwInsert || k == kwUpdate || k == kwDelete || k == kwMerge
 }
 
 // startsQuery reports whether toks begin a query, perhaps in parentheses.
@@ -243,7 +281,7 @@ func (s *scanner) explain(toks []token) {
 	for len(toks) > 0 && (toks[0].word == kwAnalyze || toks[0].word == kwVerbose) {
 		toks = toks[1:]
 	}
-	if len(toks) == 0 {
+	if len(toks) == 0 || toks[0].word == kwExplain {
 		s.raise(Unclassified, ReasonUnclassified)
 		return
 	}
@@ -280,11 +318,13 @@ func (s *scanner) copy(toks []token) {
 	case len(toks) > 0 && toks[0].kind == tokOpen:
 		n := closing(toks, 0)
 		query := toks[1:max(n, 1)]
-		if startsQuery(query) {
+		switch {
+		case startsQuery(query):
 			s.scan(query)
-		} else {
+		case len(query) > 0 && dataModifying(query[0].word):
 			s.statement(query)
-			s.raise(Unclassified, ReasonUnclassified) // a query that is none
+		default:
+			s.raise(Unclassified, ReasonUnclassified)
 		}
 		toks = toks[min(n+1, len(toks)):]
 	default:
@@ -314,15 +354,10 @@ func (s *scanner) copy(toks []token) {
 	case toks[1].word != kwStdio:
 		s.raise(Write, ReasonServerState)
 	default:
-		s.pinsOf(toks) // options: nothing but bad tokens to find
-		s.badTokens(toks)
-	}
-}
-
-func (s *scanner) badTokens(toks []token) {
-	for _, t := range toks {
-		if t.kind == tokBad {
-			s.raise(Unclassified, ReasonUnclassified)
+		for _, t := range toks { // options: names and literals
+			if t.kind == tokBad {
+				s.raise(Unclassified, ReasonUnclassified)
+			}
 		}
 	}
 }
@@ -335,9 +370,11 @@ func (s *scanner) declare(toks []token) {
 		case kwHold:
 			s.pins = s.pins || i > 0 && toks[i-1].word == kwWith
 		case kwFor:
-			s.raise(SessionState, ReasonSessionState)
-			s.add(s.judge((*scanner).statement, toks[i+1:]))
-			return
+			if query := toks[i+1:]; startsQuery(query) {
+				s.raise(SessionState, ReasonSessionState)
+				s.scan(query)
+				return
+			}
 		}
 	}
 	s.raise(Unclassified, ReasonUnclassified)
@@ -386,14 +423,18 @@ func (s *scanner) transaction(toks []token) {
 // createsTemp reports whether what follows CREATE makes an object that lives
 // in the session: by TEMP, or by the schema pg_temp.
 func createsTemp(sql string, toks []token) bool {
-	for i, t := range toks {
-		if t.word == kwTemp && i < 4 { // OR REPLACE LOCAL TEMP
-			return true
+	for len(toks) > 0 && (toks[0].word == kwLocal || wordIs(sql, toks[0], "or") || wordIs(sql, toks[0], "replace")) {
+		toks = toks[1:]
+	}
+	if len(toks) > 0 && toks[0].word == kwTemp {
+		return true
+	}
+	for i := 1; i < len(toks); i++ {
+		if toks[i].kind != tokDot {
+			continue
 		}
-		if i+1 < len(toks) && toks[i+1].kind == tokDot {
-			if name, ok := identifier(sql, t); ok && tempSchema(name) {
-				return true
-			}
+		if name, ok := identifier(sql, toks[i-1]); ok && tempSchema(name) {
+			return true
 		}
 	}
 	return false

@@ -86,6 +86,9 @@ func (n *names) add(name string) {
 				return
 			}
 		}
+		if n.list == nil {
+			n.list = make([]string, 0, 4)
+		}
 		n.list = append(n.list, name)
 		if len(n.list) > 32 {
 			n.seen = make(map[string]struct{})
@@ -334,6 +337,9 @@ func (s *scanner) word(toks []token, i int) int {
 		if n := builtinOperator(s.sql, toks[i:]); n > 0 {
 			s.operand = false
 			return n
+		}
+		if call {
+			s.raise(Write, ReasonFunction) // a user's operator, or function of this name
 		}
 	case kwBy:
 		if !call || s.operand || s.prev.word == kwOrder || s.prev.word == kwGroup {

@@ -49,18 +49,13 @@ var allowed = words(`
 var newer = words(`
 	# 16
 	any_value array_sample array_shuffle random_normal date_add date_subtract erf erfc pg_input_is_valid
-	pg_input_error_info pg_split_walfile_name system_user bpcharfastpath json_array json_arrayagg json_objectagg
-	array_agg_array_combine string_agg_combine has_largeobject_privilege
+	pg_input_error_info pg_split_walfile_name system_user json_array json_arrayagg json_objectagg has_largeobject_privilege
 	# 17
-	json json_scalar json_serialize json_exists json_query json_value json_table merge_action to_bin to_oct
-	pg_basetype pg_column_toast_chunk_id unicode_assigned unicode_version icu_unicode_version
-	uuid_extract_timestamp uuid_extract_version xmltext jsonb_path_exists_tz range_intersect_agg make_timestamptz
-	pg_partition_root
+	json_scalar json_serialize json_exists json_query json_value json_table to_bin to_oct pg_basetype
+	pg_column_toast_chunk_id unicode_assigned unicode_version icu_unicode_version uuid_extract_timestamp
+	uuid_extract_version xmltext
 	# 18
-	array_reverse array_sort casefold crc32 crc32c gamma lgamma json_strip_nulls jsonb_strip_nulls reverse uuidv4 uuidv7
-	pg_get_acl unistr
-	# 14 only
-	pg_collation_for
+	array_reverse array_sort casefold crc32 crc32c gamma lgamma uuidv4 uuidv7 pg_get_acl
 `)
 
 // words splits a list, whose comments begin with #.

@@ -58,7 +58,17 @@ func run(ctx context.Context, primaryDSN, standbyDSN, out string) error {
 	if err != nil {
 		return err
 	}
-	names := slices.Clone(newer)
+	types, err := primary.Query(ctx, `SELECT typname FROM pg_type
+		WHERE typnamespace = 'pg_catalog'::regnamespace AND typtype IN ('b', 'r', 'm') AND typelem = 0`)
+	if err != nil {
+		return err
+	}
+	// A type's name, used as a function of one argument, is a cast.
+	names, err := pgx.CollectRows(types, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	names = append(names, newer...)
 	for _, f := range funcs {
 		names = append(names, f.name)
 	}

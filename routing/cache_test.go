@@ -1,0 +1,154 @@
+package routing
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestCacheClassifies(t *testing.T) {
+	for _, size := range []int{0, 1, 100} {
+		c := NewCache(size)
+		for range 3 {
+			for _, sql := range []string{"SELECT 1", "DELETE FROM t", "", "SELECT f()", strings.Repeat(" ", maxCached) + "SELECT 1"} {
+				if got, want := describe(c.Classify(sql)), describe(Classify(sql)); got != want {
+					t.Errorf("size %d: %.20q is %s, want %s", size, sql, got, want)
+				}
+			}
+		}
+	}
+}
+
+// bytes is the length of the texts that c holds.
+func (c *Cache) bytes() (entries, bytes int) {
+	for i := range c.sets {
+		for j := range c.sets[i].entries {
+			if e := c.sets[i].entries[j].Load(); e != nil {
+				entries++
+				bytes += len(e.sql)
+			}
+		}
+	}
+	return entries, bytes
+}
+
+// TestCacheBounded sends a million texts through a small cache.
+func TestCacheBounded(t *testing.T) {
+	c := NewCache(64)
+	n := 1_000_000
+	if testing.Short() {
+		n = 50_000
+	}
+	padding := strings.Repeat(" ", 1000)
+	for i := range n {
+		sql := fmt.Sprintf("SELECT %d", i)
+		if i%100 == 0 {
+			for range 8 {
+				sql += padding
+			}
+		}
+		c.Classify(sql)
+		if i%10 == 0 {
+			c.Learn(sql)
+		}
+	}
+	entries, bytes := c.bytes()
+	if entries == 0 || entries > 64 || bytes > 64/cacheWays*maxSetBytes {
+		t.Errorf("%d entries of %d bytes", entries, bytes)
+	}
+	if len(c.refused) != minRefused || len(c.order) != minRefused {
+		t.Errorf("%d refused texts in a ring of %d, want %d", len(c.refused), len(c.order), minRefused)
+	}
+}
+
+// TestCacheKeepsHot: a text that is asked for again and again outlives those that
+// are asked for once.
+func TestCacheKeepsHot(t *testing.T) {
+	c := NewCache(64)
+	hot := c.Classify("SELECT hot FROM t")
+	for i := range 10_000 {
+		c.Classify(fmt.Sprintf("SELECT %d", i))
+		if got := c.Classify("SELECT hot FROM t"); got != hot {
+			t.Fatalf("evicted after %d others", i)
+		}
+	}
+}
+
+func TestCacheLearn(t *testing.T) {
+	for _, size := range []int{0, 64} {
+		c := NewCache(size)
+		const refused = "SELECT * FROM v"
+		c.Classify(refused)
+		c.Learn(refused)
+		c.Learn("SELECT pg_advisory_lock(1)")
+		for i := range 1000 { // evicts what can be evicted
+			if i == 0 || i == 999 {
+				if got := c.Classify(refused); got.Class != Write || got.Reason != ReasonMisroute || got.Relations[0] != "v" {
+					t.Errorf("size %d, after %d texts: %+v", size, i, got)
+				}
+			}
+			c.Classify(fmt.Sprintf("SELECT %d", i))
+		}
+		if got := c.Classify("SELECT * FROM w"); got.Class != Read {
+			t.Errorf("another text is %s", got.Class)
+		}
+		// What a standby should never have seen keeps its own reason.
+		if got := c.Classify("SELECT pg_advisory_lock(1)"); got.Reason != ReasonLock || !got.Pins {
+			t.Errorf("%+v", got)
+		}
+	}
+}
+
+// TestCacheConcurrent lets readers, and a writer that learns, meet on few
+// entries. No read may be given out after its text was learned.
+func TestCacheConcurrent(t *testing.T) {
+	c := NewCache(16)
+	var wg sync.WaitGroup
+	for g := range 8 {
+		wg.Go(func() {
+			for i := range 500 {
+				shared := fmt.Sprintf("SELECT * FROM shared%d", i)
+				c.Classify(shared)
+				own := fmt.Sprintf("SELECT %d FROM own%d", i, g)
+				c.Classify(own)
+				c.Learn(own)
+				if got := c.Classify(own); got.Class == Read {
+					t.Errorf("%s was learned, and is a read", own)
+				}
+				c.Learn(shared)
+				if got := c.Classify(shared); got.Class == Read {
+					t.Errorf("%s was learned, and is a read", shared)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestCacheHitAllocates(t *testing.T) {
+	c := NewCache(64)
+	c.Classify(benchStatement)
+	if n := testing.AllocsPerRun(100, func() { c.Classify(benchStatement) }); n != 0 {
+		t.Errorf("%v allocations for a hit", n)
+	}
+}
+
+func BenchmarkCacheHit(b *testing.B) {
+	c := NewCache(1024)
+	c.Classify(benchStatement)
+	b.Run("one", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			c.Classify(benchStatement)
+		}
+	})
+	b.Run("parallel", func(b *testing.B) {
+		b.SetParallelism(16)
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				c.Classify(benchStatement)
+			}
+		})
+	})
+}

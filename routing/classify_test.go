@@ -1,0 +1,309 @@
+package routing
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestClassify compares each statement of testdata/classify with what is
+// written below it.
+func TestClassify(t *testing.T) {
+	files, err := filepath.Glob("testdata/classify/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no golden files: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			for _, c := range goldenCases(string(text)) {
+				got := describe(Classify(c.sql))
+				if got != c.want && !*update {
+					t.Errorf("%s\ngot:  %s\nwant: %s", c.sql, got, c.want)
+				}
+				fmt.Fprintf(&b, "%s%s\n----\n%s\n\n", c.comment, c.sql, got)
+			}
+			if *update {
+				if err := os.WriteFile(file, []byte(strings.TrimRight(b.String(), "\n")+"\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+type goldenCase struct{ comment, sql, want string }
+
+// goldenCases reads cases of the form
+//
+//	# why
+//	statement
+//	----
+//	answer
+//
+// with an empty line after each. -update rewrites the answers.
+func goldenCases(text string) (cases []goldenCase) {
+	var c goldenCase
+	var lines []string
+	answer := false
+	for line := range strings.Lines(text) {
+		line = strings.TrimSuffix(line, "\n")
+		switch {
+		case answer:
+			c.want = line
+			cases = append(cases, c)
+			c, lines, answer = goldenCase{}, nil, false
+		case line == "----":
+			c.sql, answer = strings.Join(lines, "\n"), true
+		case len(lines) == 0 && (line == "" || strings.HasPrefix(line, "# ")):
+			if line != "" {
+				c.comment += line + "\n"
+			}
+		default:
+			lines = append(lines, line)
+		}
+	}
+	return cases
+}
+
+func describe(st *Statement) string {
+	var b strings.Builder
+	b.WriteString(st.Class.String())
+	if st.Reason.String() != st.Class.String() {
+		fmt.Fprintf(&b, " reason=%s", st.Reason)
+	}
+	if st.Pins {
+		b.WriteString(" pins")
+	}
+	if st.Hint != Unknown {
+		fmt.Fprintf(&b, " hint=%s", st.Hint)
+	}
+	if st.Functions != nil {
+		fmt.Fprintf(&b, " functions=%s", strings.Join(st.Functions, ","))
+	}
+	if st.Relations != nil {
+		fmt.Fprintf(&b, " relations=%s", strings.Join(st.Relations, ","))
+	}
+	return b.String()
+}
+
+// TestClassifyBytes has what a golden file cannot hold.
+func TestClassifyBytes(t *testing.T) {
+	for _, c := range []struct {
+		name, sql string
+		want      Class
+	}{
+		{"byte order mark", "\ufeffSELECT 1", Unclassified},
+		{"no-break space", "\u00a0SELECT 1", Unclassified},
+		{"zero width space", "\u200bSELECT 1", Unclassified},
+		{"form feed", "\fSELECT\f1", Read},
+		{"vertical tab", "\vSELECT\v1", Read},
+		{"carriage return ends a comment", "SELECT 1 --\r, nextval('s')", Write},
+		{"NUL", "SELECT 1\x00", Unclassified},
+		{"NUL in a literal", "SELECT '\x00'", Unclassified},
+		{"invalid UTF-8", "SELECT '\xff'", Unclassified},
+		{"truncated UTF-8", "SELECT 1 \xe2\x82", Unclassified},
+		{"identifier beyond ASCII", "SELECT größe FROM maße", Read},
+		{"folds ASCII only", "SELECT NEXTVAL('s'), É FROM t", Write},
+	} {
+		if got := Classify(c.sql); got.Class != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got.Class, c.want)
+		}
+	}
+}
+
+// hostile are texts made to break a reader, by its length n.
+var hostile = map[string]func(n int) string{
+	"open parentheses":      func(n int) string { return "SELECT " + strings.Repeat("(", n) },
+	"closed parentheses":    func(n int) string { return "SELECT " + strings.Repeat(")", n) },
+	"balanced parentheses":  func(n int) string { return strings.Repeat("(", n/2) + "SELECT 1" + strings.Repeat(")", n/2) },
+	"open comments":         func(n int) string { return strings.Repeat("/*", n/2) },
+	"nested comments":       func(n int) string { return strings.Repeat("/*", n/4) + strings.Repeat("*/", n/4) + "SELECT 1" },
+	"dollars":               func(n int) string { return "SELECT " + strings.Repeat("$", n|1) },
+	"dollar tags":           func(n int) string { return "SELECT " + strings.Repeat("$a", n/2) },
+	"open string":           func(n int) string { return "SELECT '" + strings.Repeat("a", n) },
+	"quotes":                func(n int) string { return "SELECT " + strings.Repeat("'", n|1) },
+	"continued strings":     func(n int) string { return "SELECT " + strings.Repeat("'a'\n", n/4) },
+	"almost continued":      func(n int) string { return "SELECT 'a'" + strings.Repeat("\n--'", n/4) },
+	"backslashes":           func(n int) string { return "SELECT E'" + strings.Repeat(`\`, n) },
+	"semicolons":            func(n int) string { return strings.Repeat(";", n) },
+	"explains":              func(n int) string { return strings.Repeat("EXPLAIN ", n/8) + "SELECT 1" },
+	"explained parentheses": func(n int) string { return strings.Repeat("EXPLAIN (a) ", n/12) + "SELECT 1" },
+	"declares":              func(n int) string { return strings.Repeat("DECLARE c CURSOR FOR ", n/21) + "SELECT 1" },
+	"copies":                func(n int) string { return strings.Repeat("COPY (", n/6) },
+	"functions":             func(n int) string { return "SELECT " + numbered(n, "f%d(), ") + "1" },
+	"relations":             func(n int) string { return "SELECT 1 FROM " + numbered(n, "t%d, ") + "t" },
+	"with items": func(n int) string {
+		return "WITH " + numbered(n, "a%d AS (SELECT 1), ") + "z AS (SELECT 1) SELECT 1 FROM " + numbered(n, "b%d, ") + "t"
+	},
+	"dots":            func(n int) string { return "SELECT a" + strings.Repeat(".a", n/2) },
+	"set_config":      func(n int) string { return "SELECT " + strings.Repeat("set_config(", n/11) },
+	"as":              func(n int) string { return "SELECT " + strings.Repeat("AS ", n/3) },
+	"operators":       func(n int) string { return "SELECT 1 " + strings.Repeat("+-*/", n/4) },
+	"unicode escapes": func(n int) string { return `SELECT U&"` + strings.Repeat(`\0061`, n/5) + `"` },
+	"uescape":         func(n int) string { return `SELECT U&"a"` + strings.Repeat(` UESCAPE '!'`, n/12) },
+}
+
+func numbered(n int, format string) string {
+	var b strings.Builder
+	for i := 0; b.Len() < n; i++ {
+		fmt.Fprintf(&b, format, i)
+	}
+	return b.String()
+}
+
+// TestHostile gives texts of 1 MB their chance to overflow the stack, to loop
+// or to take quadratic time, which would be hours.
+func TestHostile(t *testing.T) {
+	for name, text := range hostile {
+		t.Run(name, func(t *testing.T) {
+			start := time.Now()
+			sql := text(1 << 20)
+			Classify(sql)
+			Split(sql)
+			if took := time.Since(start); took > 5*time.Second {
+				t.Errorf("1 MB took %v", took)
+			}
+		})
+	}
+}
+
+func TestSplit(t *testing.T) {
+	for _, c := range []struct {
+		sql  string
+		want []string
+	}{
+		{"", nil},
+		{" ; -- nothing\n;", nil},
+		{"SELECT 1", []string{"SELECT 1"}},
+		{"SELECT 1;\nSELECT ';' ; ", []string{"SELECT 1", "SELECT ';'"}},
+		{"/* a;b */ SELECT $$;$$; -- ;\nSELECT \";\"", []string{"/* a;b */ SELECT $$;$$", "-- ;\nSELECT \";\""}},
+		{"CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2); SELECT 3", []string{"CREATE RULE r AS ON INSERT TO t DO (SELECT 1; SELECT 2)", "SELECT 3"}},
+		{
+			"CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3",
+			[]string{"CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END", "SELECT 3"},
+		},
+		{"SELECT 'a; SELECT 2", []string{"SELECT 'a; SELECT 2"}},
+	} {
+		if got := Split(c.sql); !slices.Equal(got, c.want) {
+			t.Errorf("Split(%q) = %q, want %q", c.sql, got, c.want)
+		}
+	}
+}
+
+// FuzzClassify holds what is true of any text: it is read without a panic, it
+// is as strong as the strongest of its statements, and cutting it is stable.
+func FuzzClassify(f *testing.F) {
+	files, _ := filepath.Glob("testdata/classify/*.txt")
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, c := range goldenCases(string(text)) {
+			f.Add(c.sql)
+		}
+	}
+	for _, text := range hostile {
+		f.Add(text(64))
+	}
+	f.Fuzz(func(t *testing.T, sql string) {
+		st := Classify(sql)
+		parts := Split(sql)
+		if again := Split(strings.Join(parts, "\n;\n")); !slices.Equal(again, parts) {
+			t.Fatalf("split %q, then %q", parts, again)
+		}
+		v := verdict{class: Read, reason: ReasonRead}
+		for _, p := range parts {
+			ps := Classify(p)
+			v.add(verdict{ps.Class, ps.Reason, ps.Pins})
+		}
+		got := verdict{st.Class, st.Reason, st.Pins}
+		if got != v && st.Class != Unclassified {
+			t.Fatalf("whole: %v, parts: %v", got, v)
+		}
+		if st.Class == Unclassified || strings.Contains(sql, "$") {
+			return // a $ may belong to a word, and begins a string elsewhere
+		}
+		// White space and comments may stand between any two tokens.
+		toks, _ := lex(sql, nil)
+		var b strings.Builder
+		for _, tok := range toks {
+			if tok.kind == tokBad || tok.kind == tokString || tok.kind == tokUQuoted {
+				return
+			}
+			b.WriteString(" /**/ " + sql[tok.start:tok.end])
+		}
+		spaced := Classify(b.String())
+		st.Hint = Unknown
+		if !reflect.DeepEqual(st, spaced) {
+			t.Fatalf("%+v, but with comments between its tokens %+v", st, spaced)
+		}
+	})
+}
+
+// TestEffects holds the two tables of functions apart: what has an effect must
+// not be in the generated table, and the other way round.
+func TestEffects(t *testing.T) {
+	src, err := os.ReadFile("functions.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _, ok := strings.Cut(string(src), "if harmless(name)")
+	if !ok {
+		t.Fatal("effectOf has changed: this test does not find its names any more")
+	}
+	n := 0
+	for i, name := range strings.Split(body, `"`) {
+		if i%2 == 0 || strings.ContainsAny(name, " \n/") {
+			continue
+		}
+		n++
+		if harmless(name) {
+			t.Errorf("%s has an effect, and is in the table of harmless functions", name)
+		}
+	}
+	if n < 80 {
+		t.Errorf("found %d names only", n)
+	}
+	// A sample of what must never get into the table, from measurement.
+	for _, name := range strings.Fields(`nextval setval currval lastval txid_current pg_current_xact_id pg_notify lo_create lo_put lo_unlink
+		lowrite lo_export pg_switch_wal pg_current_wal_lsn pg_walfile_name pg_logical_emit_message pg_stat_reset pg_stat_get_activity
+		query_to_xml table_to_xml cursor_to_xml ts_stat pg_read_file pg_ls_dir set_config setseed pg_terminate_backend pg_wal_replay_pause
+		pg_advisory_lock pg_import_system_collations brin_summarize_new_values gin_clean_pending_list binary_upgrade_create_empty_extension
+		dblink dblink_exec query_to_json`) {
+		if e := effectOf(name); e.class == Read {
+			t.Errorf("%s is called harmless", name)
+		}
+	}
+}
+
+const benchStatement = `SELECT o.id, o.total, c.name, count(*) AS items FROM orders o JOIN customers c ON c.id = o.customer_id
+ LEFT JOIN lines l ON l.order_id = o.id WHERE o.created > now() - interval '1 day' AND c.region IN ($1, $2) GROUP BY 1, 2, 3`
+
+func BenchmarkClassify(b *testing.B) {
+	b.Run("200B", func(b *testing.B) {
+		b.SetBytes(int64(len(benchStatement)))
+		b.ReportAllocs()
+		for b.Loop() {
+			Classify(benchStatement)
+		}
+	})
+	long := "SELECT * FROM t WHERE id IN (" + strings.Repeat("12345, ", 1400) + "0)"
+	b.Run("10kB", func(b *testing.B) {
+		b.SetBytes(int64(len(long)))
+		b.ReportAllocs()
+		for b.Loop() {
+			Classify(long)
+		}
+	})
+}
