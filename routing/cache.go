@@ -34,8 +34,9 @@ const (
 	maxCached   = 16 << 10
 	maxSetBytes = 16 << 10
 
-	// A refused text costs the 16 bytes of its hash.
-	minRefused = 1024
+	// A refused text costs little more than the 16 bytes of two hashes. The
+	// oldest is forgotten first, and then refused, healed and learned again.
+	minRefused = 4096
 )
 
 type cacheSet struct {

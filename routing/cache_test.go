@@ -100,14 +100,15 @@ func TestCacheLearn(t *testing.T) {
 	}
 }
 
-// TestCacheConcurrent lets readers, and a writer that learns, meet on few
-// entries. No read may be given out after its text was learned.
+// TestCacheConcurrent lets goroutines classify and learn the same texts in a
+// cache of few entries. No read may be given out after its text was learned;
+// the texts are fewer than the cache remembers.
 func TestCacheConcurrent(t *testing.T) {
 	c := NewCache(16)
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
-			for i := range 500 {
+			for i := range 400 {
 				shared := fmt.Sprintf("SELECT * FROM shared%d", i)
 				c.Classify(shared)
 				own := fmt.Sprintf("SELECT %d FROM own%d", i, g)

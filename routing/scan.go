@@ -607,8 +607,9 @@ func (s *scanner) call(chain []token) {
 			s.raise(Unclassified, ReasonUnclassified)
 			return
 		}
-		if schema != "pg_catalog" && e.class == Read {
-			e = effect{Write, ReasonFunction, false}
+		if schema != "pg_catalog" {
+			// An extension's at best; what pins keeps pinning.
+			e = effect{Write, ReasonFunction, e.pins}
 		}
 		name = s.dotted(chain)
 	} else if s.prev.kind == tokDot {
