@@ -265,8 +265,9 @@ func (c *Connector) Close() error {
 // classify returns what is known of a text.
 func (c *Connector) classify(sql string) *routing.Statement { return c.classes.Classify(sql) }
 
-// now returns the present as an Instant.
-func (c *Connector) now() routing.Instant { return c.instant(time.Now()) }
+// now returns the present as an Instant. Unlike [time.Now] it reads only the
+// monotonic clock.
+func (c *Connector) now() routing.Instant { return routing.Instant(time.Since(c.epoch)) }
 
 func (c *Connector) instant(t time.Time) routing.Instant {
 	if t.IsZero() {

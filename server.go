@@ -247,7 +247,7 @@ func (p *physical) Close() error {
 // ResetSession is called when the pool hands the connection out again.
 func (p *physical) ResetSession(ctx context.Context) error {
 	p.isNew = false
-	if !p.expires.IsZero() && time.Now().After(p.expires) {
+	if !p.expires.IsZero() && time.Until(p.expires) < 0 {
 		return driver.ErrBadConn
 	}
 	return p.Conn.ResetSession(ctx)
