@@ -1,3 +1,5 @@
+//go:build unix
+
 package bench
 
 import (
@@ -6,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -24,10 +27,21 @@ type contest struct {
 	rounds     int
 }
 
-// scores has, for each peer by name, the time from one end of an operation to
-// the next in each round, in nanoseconds: with several goroutines it is the
-// inverse of their throughput, not the latency.
-type scores map[string][]float64
+// scores has the results of each peer, by name, in the order of the rounds.
+type scores map[string][]score
+
+// A score is what an operation took in one round of one peer, in nanoseconds.
+type score struct {
+	// wall is from the end of one operation to the end of the next: with
+	// several goroutines the inverse of their throughput, not the latency.
+	wall float64
+	// cpu is processor time of this process, servers not included. What others
+	// do on the machine hardly counts.
+	cpu float64
+}
+
+func wall(s score) float64 { return s.wall }
+func cpu(s score) float64  { return s.cpu }
 
 func (c *contest) run(tb testing.TB) scores {
 	tb.Helper()
@@ -44,15 +58,14 @@ func (c *contest) run(tb testing.TB) scores {
 	return s
 }
 
-// round returns the nanoseconds for each operation of one round.
-func (c *contest) round(tb testing.TB, p peer) float64 {
+func (c *contest) round(tb testing.TB, p peer) score {
 	tb.Helper()
 	var (
 		wg   sync.WaitGroup
 		over atomic.Bool
 		done atomic.Int64
 	)
-	start := time.Now()
+	start, startCPU := time.Now(), cpuTime(tb)
 	t := time.AfterFunc(c.length, func() { over.Store(true) })
 	defer t.Stop()
 	for range c.goroutines {
@@ -68,35 +81,51 @@ func (c *contest) round(tb testing.TB, p peer) float64 {
 		})
 	}
 	wg.Wait()
-	elapsed := time.Since(start)
+	elapsed, used := time.Since(start), cpuTime(tb)-startCPU
 	if tb.Failed() {
 		tb.FailNow()
 	}
-	return float64(elapsed) / float64(done.Load())
+	n := float64(done.Load())
+	return score{wall: float64(elapsed) / n, cpu: float64(used) / n}
+}
+
+// cpuTime is the processor time that the process has used.
+func cpuTime(tb testing.TB) time.Duration {
+	tb.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		tb.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // ns is the median over all rounds of what an operation of a peer takes.
-func (s scores) ns(peer string) float64 { return quantile(s[peer], 0.5) }
+func (s scores) ns(of func(score) float64, peer string) float64 {
+	var v []float64
+	for _, r := range s[peer] {
+		v = append(v, of(r))
+	}
+	return quantile(v, 0.5)
+}
 
 // added is the median of what an operation of one peer takes longer than one of
-// another, in nanoseconds.
-func (s scores) added(peer, base string) float64 {
-	return quantile(s.each(peer, base, func(p, b float64) float64 { return p - b }), 0.5)
-}
-
-// speed is the throughput of one peer as a multiple of another's: the median of
-// the rounds, and half their interquartile range.
-func (s scores) speed(peer, base string) (median, spread float64) {
-	r := s.each(peer, base, func(p, b float64) float64 { return b / p })
-	return quantile(r, 0.5), (quantile(r, 0.75) - quantile(r, 0.25)) / 2
-}
-
-func (s scores) each(peer, base string, f func(p, b float64) float64) []float64 {
+// another.
+func (s scores) added(of func(score) float64, peer, base string) float64 {
 	var v []float64
-	for i, p := range s[peer] {
-		v = append(v, f(p, s[base][i]))
+	for i, r := range s[peer] {
+		v = append(v, of(r)-of(s[base][i]))
 	}
-	return v
+	return quantile(v, 0.5)
+}
+
+// ratio is what an operation of one peer takes as a multiple of what it takes
+// another: the median of the rounds, and half their interquartile range.
+func (s scores) ratio(of func(score) float64, peer, base string) (median, spread float64) {
+	var v []float64
+	for i, r := range s[peer] {
+		v = append(v, of(r)/of(s[base][i]))
+	}
+	return quantile(v, 0.5), (quantile(v, 0.75) - quantile(v, 0.25)) / 2
 }
 
 func quantile(v []float64, q float64) float64 {

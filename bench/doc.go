@@ -16,6 +16,9 @@
 //   - dbresolver: bxcodec/dbresolver over a handle for each server. It sends
 //     Query to a replica unless the text contains RETURNING, and knows neither
 //     SQL nor lag, roles or health.
+//   - lease: plain, and a connection taken out of another handle and given back.
+//     It is the part of pgherd's cost that keeping the physical connections in
+//     handles of database/sql has, whoever does it.
 //   - pgherd, over the same handles.
 //
 // BenchmarkHerd asks what is left of that on real servers: a primary with two
@@ -44,6 +47,9 @@
 //     time. What disturbs the machine disturbs all of them.
 //   - Ratios are taken within a round, and their median is reported: a round that
 //     somebody else's work fell into counts for no more than any other.
+//   - Where the process's own processor time is what counts, it is measured: the
+//     results of BenchmarkOverhead, and those of BenchmarkHerd that begin with
+//     cpu. The others are ratios of throughput, more than 1 being faster.
 //   - The control is a peer that is known to be equal. How far it is from 1 is
 //     how little the other ratios say; ± is half the interquartile range of
 //     its rounds.

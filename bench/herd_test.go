@@ -1,3 +1,5 @@
+//go:build unix
+
 package bench
 
 import (
@@ -16,12 +18,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/pgherd/pgherd"
 	"github.com/pgherd/pgherd/pgherdtest"
 )
 
 var (
-	rounds = flag.Int("rounds", 15, "rounds of each contest of BenchmarkHerd")
-	length = flag.Duration("round", 200*time.Millisecond, "length of one round of one peer of BenchmarkHerd")
+	rounds = flag.Int("rounds", 60, "rounds of each contest of BenchmarkHerd")
+	length = flag.Duration("round", 50*time.Millisecond, "length of one round of one peer of BenchmarkHerd")
 )
 
 // accounts is how many rows the table of the real servers has.
@@ -52,6 +55,7 @@ func newHerdPeers(tb testing.TB, params ...string) *herdPeers {
 	}))
 	fill(tb, h)
 
+	defaults := pgherd.NewConfig()
 	open := func(s *pgherdtest.Server) *sql.DB {
 		cfg, err := pgx.ParseConfig(s.DirectDSN())
 		if err != nil {
@@ -60,6 +64,8 @@ func newHerdPeers(tb testing.TB, params ...string) *herdPeers {
 		db := stdlib.OpenDB(*cfg)
 		db.SetMaxOpenConns(poolSize)
 		db.SetMaxIdleConns(poolSize)
+		db.SetConnMaxLifetime(defaults.PoolMaxConnLifetime)
+		db.SetConnMaxIdleTime(defaults.PoolMaxConnIdleTime)
 		tb.Cleanup(func() { db.Close() })
 		return db
 	}
@@ -165,16 +171,19 @@ func BenchmarkHerd(b *testing.B) {
 				c := contest{peers: op.peers, goroutines: n, length: *length, rounds: *rounds}
 				s := c.run(b)
 				b.ReportMetric(0, "ns/op") // there is no b.N
-				b.ReportMetric(1e9/s.ns("ideal"), "ideal/s")
-				control, spread := s.speed("control", "ideal")
+				b.ReportMetric(1e9/s.ns(wall, "ideal"), "ideal/s")
+				// Throughput is the inverse of wall.
+				control, spread := s.ratio(wall, "ideal", "control")
 				b.ReportMetric(control, "control:ideal")
 				b.ReportMetric(spread, "±")
-				for _, peer := range []string{"dbresolver", "pgherd"} {
-					v, _ := s.speed(peer, "ideal")
-					b.ReportMetric(v, peer+":ideal")
+				for _, pair := range [][2]string{{"dbresolver", "ideal"}, {"pgherd", "ideal"}, {"pgherd", "dbresolver"}} {
+					v, _ := s.ratio(wall, pair[1], pair[0])
+					b.ReportMetric(v, pair[0]+":"+pair[1])
 				}
-				v, _ := s.speed("pgherd", "dbresolver")
-				b.ReportMetric(v, "pgherd:dbresolver")
+				v, _ := s.ratio(cpu, "pgherd", "ideal")
+				b.ReportMetric(v, "cpu-pgherd:ideal")
+				v, _ = s.ratio(cpu, "control", "ideal")
+				b.ReportMetric(v, "cpu-control:ideal")
 			})
 		}
 	}
