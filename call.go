@@ -110,7 +110,7 @@ func (cn *Conn) run(ctx context.Context, k *call) (lease, error) {
 			return l, nil
 		}
 		next := judge(ctx, k, &l, v.Servers[d.Server].Role, err)
-		if ctx.Err() == nil && isEvidence(&l, err) {
+		if ended(ctx) == nil && isEvidence(&l, err) {
 			c.suspect(d.Server)
 		}
 		if l.conn != nil {
@@ -167,8 +167,8 @@ func canAppear(why routing.Reason) bool {
 
 // callerError returns err as the caller of the statement should see it.
 func callerError(ctx context.Context, err error) error {
-	if errors.Is(err, driver.ErrBadConn) && ctx.Err() != nil {
-		return ctx.Err() // nothing was sent because there was no time left for it
+	if over := ended(ctx); over != nil && errors.Is(err, driver.ErrBadConn) {
+		return over // nothing was sent because there was no time left for it
 	}
 	return err
 }

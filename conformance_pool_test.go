@@ -165,6 +165,13 @@ func cancelledUnderLoad(s *script) {
 	}
 	wg.Wait()
 	s.printf("each one's end was its own: %t", !s.Failed())
+	if s.who.pgherd {
+		for _, server := range herdOf(s, s.db).Stats().Servers {
+			if server.Failures != 0 {
+				s.Errorf("%s: %d failures counted for the callers' deadlines", server.Name, server.Failures)
+			}
+		}
+	}
 	s.query(s.db, "select 1")
 }
 

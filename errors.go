@@ -88,7 +88,7 @@ const (
 // nothing, or where there is no effect to repeat (a read, BEGIN, a
 // prepare).
 func judge(ctx context.Context, k *call, l *lease, role routing.Role, err error) verdict {
-	if ctx.Err() != nil {
+	if ended(ctx) != nil {
 		return giveUp // a caller's end is no evidence against a server
 	}
 	harmless := k.op != opExec && k.op != opQuery || k.st.Class == routing.Read
@@ -143,6 +143,19 @@ func isEvidence(l *lease, err error) bool {
 		return isShutdown(pgErr)
 	}
 	return l.conn == nil || brokeConnection(l, err)
+}
+
+// ended returns why ctx has ended, or nil. A dial notices a deadline by a timer
+// of its own, which may fire before that of the context; its error then says
+// only that it timed out.
+func ended(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		return context.DeadlineExceeded
+	}
+	return nil
 }
 
 // isCallers reports whether err is the end of a caller's context.
