@@ -2,7 +2,7 @@
 
 package routing
 
-//go:generate go run ./internal/genbuiltins -primary $PRIMARY_DSN -standby $STANDBY_DSN -o builtins.go
+//go:generate go run ./internal/genbuiltins -o builtins.go
 
 // harmless reports whether every function of pg_catalog with this name may run
 // on a standby: it writes nothing, is not refused, and answers the same.

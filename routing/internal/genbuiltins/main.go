@@ -3,10 +3,11 @@
 // without those that are known to be refused or to answer differently there,
 // and with a few harmless volatile ones.
 //
-//	genbuiltins -primary DSN -standby DSN -o builtins.go
+//	genbuiltins -o builtins.go
 //
-// Each overload of each function is then called on both servers, as far as
-// arguments can be made up for it. A function that fails on the standby and
+// It starts a primary and a standby of the PostgreSQL that is installed, and
+// calls each overload of each function on both, as far as arguments can be made
+// up for it. A function that fails on the standby and
 // not on the primary, or fails differently, is an error, and nothing is
 // written: it belongs on one of the lists in lists.go.
 package main
@@ -24,27 +25,32 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgherd/pgherd/pgherdtest"
 )
 
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("genbuiltins: ")
-	primary := flag.String("primary", "", "DSN of a primary")
-	standby := flag.String("standby", "", "DSN of a hot standby of it")
 	out := flag.String("o", "builtins.go", "file to write")
 	flag.Parse()
-	if err := run(context.Background(), *primary, *standby, *out); err != nil {
+	if err := run(context.Background(), *out); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(ctx context.Context, primaryDSN, standbyDSN, out string) error {
-	primary, err := pgx.Connect(ctx, primaryDSN)
+func run(ctx context.Context, out string) error {
+	herd, err := pgherdtest.Open(ctx, pgherdtest.Replicas(1))
+	if err != nil {
+		return err
+	}
+	defer herd.Close()
+	primary, err := pgx.Connect(ctx, herd.Primary().DSN())
 	if err != nil {
 		return err
 	}
 	defer primary.Close(ctx)
-	standby, err := pgx.Connect(ctx, standbyDSN)
+	standby, err := pgx.Connect(ctx, herd.Replica(1).DSN())
 	if err != nil {
 		return err
 	}
@@ -223,7 +229,7 @@ func source(names []string) string {
 
 package routing
 
-//go:generate go run ./internal/genbuiltins -primary $PRIMARY_DSN -standby $STANDBY_DSN -o builtins.go
+//go:generate go run ./internal/genbuiltins -o builtins.go
 
 // harmless reports whether every function of pg_catalog with this name may run
 // on a standby: it writes nothing, is not refused, and answers the same.
