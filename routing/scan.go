@@ -568,7 +568,9 @@ func (s *scanner) name(toks []token, i int) int {
 	case tokString, tokNumber, tokParam, tokQuoted, tokUQuoted, tokCloseSq, tokClose:
 		// No call follows an operand: an alias, or OVER, FILTER, WITHIN GROUP.
 		if operand {
-			s.aliasColumns(f, chain[0])
+			if f.clause == inFrom {
+				s.next = parenColumns
+			}
 			return n
 		}
 	case tokCast:
@@ -576,21 +578,13 @@ func (s *scanner) name(toks []token, i int) int {
 	}
 	switch {
 	case f.clause == inFrom && operand:
-		s.aliasColumns(f, chain[0])
+		s.next = parenColumns
 		return n
 	case f.clause == inColumns && operand:
 		return n // a column's type
 	}
 	s.call(chain)
 	return n
-}
-
-// aliasColumns prepares for the parenthesis after an alias in FROM, which
-// holds names and types. That of REPEATABLE holds an expression.
-func (s *scanner) aliasColumns(f *frame, alias token) {
-	if f.clause == inFrom && !wordIs(s.sql, alias, "repeatable") {
-		s.next = parenColumns
-	}
 }
 
 // call judges a function by its name.
