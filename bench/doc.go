@@ -35,10 +35,6 @@
 // database/sql keeps two idle connections if it is not told otherwise, which
 // makes any comparison one of dialling.
 //
-// BenchmarkRead and those beside it time single calls, with plain pgx on the
-// primary, with pgherd on the primary alone, and with pgherd on all servers. They
-// take no turns: compare their results over several runs, with benchstat.
-//
 // # Why the numbers can be believed
 //
 //   - A complete operation is measured, from the caller's call to the values in
