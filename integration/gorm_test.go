@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"database/sql"
 	"errors"
 	"testing"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"gorm.io/gorm/logger"
 
 	"github.com/pgherd/pgherd"
-	"github.com/pgherd/pgherd/pgherdtest"
 )
 
 type customer struct {
@@ -31,12 +29,7 @@ type order struct {
 // openGORM opens a herd the way its users do.
 func openGORM(t *testing.T) (*gorm.DB, *pgherd.Connector) {
 	t.Helper()
-	herd := pgherdtest.Start(t, pgherdtest.Replicas(2))
-	db, err := sql.Open("pgherd", herd.DSN())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
+	db := openHerd(t)
 	c, err := pgherd.FromDB(t.Context(), db)
 	if err != nil {
 		t.Fatal(err)
