@@ -209,7 +209,12 @@ func removePidFile(data string) { os.Remove(filepath.Join(data, "postmaster.pid"
 // of them: 4096 on Linux, 32 on macOS.
 func removeData(data string) error {
 	if _, id, ok := strings.Cut(pidFileLine(data, 7), " "); ok {
-		exec.Command("ipcrm", "-m", strings.TrimSpace(id)).Run() // gone already after a shutdown
+		cmd := exec.Command("ipcrm", "-m", strings.TrimSpace(id))
+		// The root of a container may lack the right to remove it (CAP_SYS_ADMIN).
+		if u, err := serverUser(); err == nil {
+			cmd.SysProcAttr = processAttr(u, 0)
+		}
+		cmd.Run() // gone already after a shutdown
 	}
 	return os.RemoveAll(data)
 }
