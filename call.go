@@ -89,7 +89,7 @@ func (cn *Conn) run(ctx context.Context, k *call) (lease, error) {
 	for {
 		s.Now = c.now()
 		v := c.view.Load()
-		d := cn.decide(k.st, s, v)
+		d := cn.decide(k.st, &s, v)
 		if d.Server < 0 && len(c.servers) == 1 && v.Servers[0].Role == routing.Unknown && firstErr == nil {
 			d.Server = 0 // what keeps the only server from answering is best told by itself
 		}
@@ -101,7 +101,7 @@ func (cn *Conn) run(ctx context.Context, k *call) (lease, error) {
 				return lease{}, c.routeError(ctx, k.op, d.Reason)
 			}
 			waited = true
-			c.await(ctx, func(v *routing.View) bool { return cn.decide(k.st, s, v).Server >= 0 })
+			c.await(ctx, func(v *routing.View) bool { return cn.decide(k.st, &s, v).Server >= 0 })
 			continue
 		}
 		l, err := cn.attempt(ctx, k, d.Server)
@@ -300,7 +300,7 @@ func (cn *Conn) session(ctx context.Context, k *call) routing.Session {
 }
 
 // decide chooses a server, and a number to break ties with.
-func (cn *Conn) decide(st *routing.Statement, s routing.Session, v *routing.View) routing.Decision {
+func (cn *Conn) decide(st *routing.Statement, s *routing.Session, v *routing.View) routing.Decision {
 	c := cn.c
 	var tie uint64
 	if v.Balance == routing.RoundRobin {
@@ -308,7 +308,7 @@ func (cn *Conn) decide(st *routing.Statement, s routing.Session, v *routing.View
 	} else {
 		tie = rand.Uint64()
 	}
-	d := routing.Decide(st, s, v, c, tie)
+	d := routing.Decide(st, *s, v, c, tie)
 	switch {
 	case d.Reason == routing.ReasonReadYourWrites:
 		c.refresh() // the sooner a replica is known to hold the write, the sooner it serves
@@ -316,8 +316,9 @@ func (cn *Conn) decide(st *routing.Statement, s routing.Session, v *routing.View
 		// The primary is gone, and with it the only server known to hold what
 		// others wrote through this herd. That we show it to everybody is more
 		// than was asked for; an outage of all reads would be too high a price.
-		s.Wrote = cn.wrote
-		d = routing.Decide(st, s, v, c, tie)
+		own := *s
+		own.Wrote = cn.wrote
+		d = routing.Decide(st, own, v, c, tie)
 	}
 	return d
 }

@@ -181,7 +181,9 @@ func (cn *Conn) settle(l lease) {
 	case cn.inTx || cn.pinned || cn.stays || l.inTransaction() || cn.holds() && l.closed():
 		cn.held = l
 	default:
-		cn.held = lease{}
+		if cn.holds() {
+			cn.held = lease{}
+		}
 		l.release()
 	}
 }

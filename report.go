@@ -52,7 +52,7 @@ func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
 	cn := &Conn{c: c}
 	session := cn.session(ctx, &call{st: st})
 	session.Now = c.now()
-	d := cn.decide(st, session, v)
+	d := cn.decide(st, &session, v)
 	e := Explanation{
 		Class:       st.Class.String(),
 		Reason:      st.Reason.String(),

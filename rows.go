@@ -52,20 +52,19 @@ func (e *rowsEnd) reached(err error) {
 	if cn == nil {
 		return
 	}
-	l, st, stmt, cancel := e.l, e.st, e.stmt, e.cancel
-	*e = rowsEnd{}
-	if stmt != nil {
-		stmt.Close()
+	e.cn = nil
+	if e.stmt != nil {
+		e.stmt.Close()
 	}
-	if cancel != nil {
-		cancel()
+	if e.cancel != nil {
+		e.cancel()
 	}
-	if err != nil && isEvidence(&l, err) && !isCallers(err) {
-		cn.c.suspect(l.srv)
+	if err != nil && isEvidence(&e.l, err) && !isCallers(err) {
+		cn.c.suspect(e.l.srv)
 	}
 	// INSERT … RETURNING commits only after its last row.
-	cn.noteWrite(st, &l)
-	cn.settle(l)
+	cn.noteWrite(e.st, &e.l)
+	cn.settle(e.l)
 }
 
 // wrapRows makes the rows of k give back l when they are closed.
@@ -73,19 +72,22 @@ func (cn *Conn) wrapRows(l lease, k *call, cancel context.CancelFunc) driver.Row
 	if cn.inTx || cn.pinned || cn.stays || cn.holds() {
 		cn.held = l
 	}
-	end := rowsEnd{cn: cn, l: l, st: k.st, stmt: k.stmt, cancel: cancel}
-	pr, ok := k.rows.(*stdlib.Rows)
 	first := !cn.rowsUsed
 	cn.rowsUsed = true
-	switch {
-	case ok && first:
-		cn.pgxRows = pgxRows{Rows: pr, end: end}
-		return &cn.pgxRows
-	case ok:
-		return &pgxRows{Rows: pr, end: end}
-	case first:
-		cn.otherRows = otherRows{Rows: sqlconn.Rows{Rows: k.rows}, end: end}
-		return &cn.otherRows
+	if rows, ok := k.rows.(*stdlib.Rows); ok {
+		r := &cn.pgxRows
+		if !first {
+			r = new(pgxRows)
+		}
+		r.Rows = rows
+		r.end = rowsEnd{cn: cn, l: l, st: k.st, stmt: k.stmt, cancel: cancel}
+		return r
 	}
-	return &otherRows{Rows: sqlconn.Rows{Rows: k.rows}, end: end}
+	r := &cn.otherRows
+	if !first {
+		r = new(otherRows)
+	}
+	r.Rows.Rows = k.rows
+	r.end = rowsEnd{cn: cn, l: l, st: k.st, stmt: k.stmt, cancel: cancel}
+	return r
 }
