@@ -305,7 +305,7 @@ func (s *script) kill(server *pgherdtest.Server, query string, args ...any) {
 func killedWhileIdle(s *script) {
 	s.mustExec(s.db, "create table killed (n int)")
 	s.ready()
-	for i := range 5 {
+	for i := range 3 {
 		s.killBackends()
 		if err := s.db.QueryRowContext(s.ctx, "select count(*) from killed").Scan(new(int)); err != nil && s.who.pgherd {
 			s.Errorf("a read failed: %v", err)

@@ -210,6 +210,11 @@ func poolOfOne(s *script) {
 	s.query(s.db, "show application_name")
 	s.exec(s.db, "create temp table one_temp as select 5 as n")
 	s.query(s.db, "select n from one_temp")
+	// It hides the table that replicas have, also when they are fresh again.
+	s.exec(s.db, "create temp table one as select 99 as n")
+	s.ready()
+	s.query(s.db, "select n from one")
+	s.exec(s.db, "drop table pg_temp.one")
 	s.query(s.db, "select pg_try_advisory_lock(79)")
 	s.query(s.db, "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()")
 	s.query(s.db, "select pg_advisory_unlock(79)")

@@ -42,8 +42,10 @@ func TestConformance(t *testing.T) {
 	}
 	all := slices.Concat(typeCases, resultCases, errorCases, statementCases, transactionCases,
 		sessionCases, cancellationCases, poolCases)
+	ran := 0
 	for _, c := range all {
 		t.Run(c.name, func(t *testing.T) {
+			ran++
 			want := oracle.run(t, c)
 			t.Logf("over plain pgx:\n%s", want)
 			if len(want) < 20 {
@@ -59,10 +61,11 @@ func TestConformance(t *testing.T) {
 		})
 	}
 	for _, who := range contestants {
-		if who.replicas > 0 && who.replicaReads == 0 && !t.Failed() {
-			t.Errorf("%s: no read ran on a replica: the suite compared the primary with itself", who.name)
+		t.Logf("%s: replicas ran %d statements", who.name, who.onReplicas)
+		// With -run, there may be no case that reads.
+		if who.replicas > 0 && who.onReplicas < 100 && ran == len(all) {
+			t.Errorf("%s: the suite compared the primary with itself", who.name)
 		}
-		t.Logf("%s: %d reads on replicas", who.name, who.replicaReads)
 	}
 }
 
@@ -81,7 +84,7 @@ type contestant struct {
 	pgherd   bool
 	replicas int // named in the DSN
 
-	replicaReads uint64
+	onReplicas uint64 // statements, in all cases so far
 }
 
 func (who *contestant) dsn() string {
@@ -103,9 +106,7 @@ func (who *contestant) open(t testing.TB, params ...string) *sql.DB {
 		t.Cleanup(func() {
 			for _, s := range herdOf(t, db).Stats().Servers {
 				if s.Role == routing.Replica {
-					for _, n := range s.Decisions {
-						who.replicaReads += n
-					}
+					who.onReplicas += s.Total()
 				}
 			}
 		})
