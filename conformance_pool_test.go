@@ -72,7 +72,7 @@ func cancelledDuring(s *script) {
 		time.AfterFunc(100*time.Millisecond, cancel)
 		_, err = s.db.ExecContext(ctx, query)
 		s.printf("exec, cancel: %s", s.err(err))
-		ctx, cancel = context.WithTimeout(s.ctx, 50*time.Millisecond)
+		ctx, cancel = context.WithTimeout(s.ctx, 100*time.Millisecond)
 		begun := time.Now()
 		err = s.db.QueryRowContext(ctx, query).Scan(new(any))
 		cancel()
@@ -81,7 +81,7 @@ func cancelledDuring(s *script) {
 	s.query(s.db, "select 1")
 	conn := s.conn()
 	s.mustExec(conn, "set application_name = 'held'")
-	ctx, cancel := context.WithTimeout(s.ctx, 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(s.ctx, 100*time.Millisecond)
 	defer cancel()
 	_, err := conn.ExecContext(ctx, "select pg_sleep(10)")
 	s.printf("on a conn: %s", s.err(err))
@@ -109,7 +109,7 @@ func cancelledMidRows(s *script) {
 	rows.Close()
 	s.query(s.db, "select 1")
 
-	ctx, cancel = context.WithTimeout(s.ctx, 50*time.Millisecond)
+	ctx, cancel = context.WithTimeout(s.ctx, 100*time.Millisecond)
 	defer cancel()
 	rows, err = s.db.QueryContext(ctx, "select n, case when n > 100 then pg_sleep(10) end from generate_series(1, 1000) n")
 	if err == nil {
@@ -197,7 +197,7 @@ func rawBadConn(s *script) {
 func poolLimits(s *script) {
 	s.db.SetMaxOpenConns(2)
 	one, two := s.begin(nil), s.begin(nil)
-	ctx, cancel := context.WithTimeout(s.ctx, 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(s.ctx, 100*time.Millisecond)
 	defer cancel()
 	_, err := s.db.ExecContext(ctx, "select 1")
 	s.printf("a third: %s", s.err(err))

@@ -238,7 +238,7 @@ func txContext(s *script) {
 	// That of a statement breaks its connection, and the transaction with it.
 	tx = s.begin(nil)
 	s.exec(tx, "insert into tx_context values (3)")
-	ctx, cancel = context.WithTimeout(s.ctx, 50*time.Millisecond)
+	ctx, cancel = context.WithTimeout(s.ctx, 100*time.Millisecond)
 	_, err = tx.ExecContext(ctx, "select pg_sleep(10)")
 	cancel()
 	s.printf("timeout %s", s.err(err))
