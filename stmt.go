@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -111,4 +112,51 @@ func (k *call) onPrepared(ctx context.Context, l *lease) error {
 	}
 	k.stmt = st // its rows close it
 	return nil
+}
+
+// preparedTexts remembers the parameter counts of the texts that are open as
+// prepared statements on any virtual connection.
+type preparedTexts struct {
+	mu    sync.Mutex
+	texts map[string]*preparedText // guarded by mu
+}
+
+type preparedText struct{ numInput, users int }
+
+// open adds a user to a text that is open already.
+func (p *preparedTexts) open(sql string) (numInput int, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t, ok := p.texts[sql]
+	if !ok {
+		return 0, false
+	}
+	t.users++
+	return t.numInput, true
+}
+
+// add adds a user to a text that a server has accepted.
+func (p *preparedTexts) add(sql string, numInput int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.texts == nil {
+		p.texts = make(map[string]*preparedText)
+	}
+	t := p.texts[sql]
+	if t == nil {
+		t = &preparedText{numInput: numInput}
+		p.texts[sql] = t
+	}
+	t.users++
+}
+
+// done takes a user away.
+func (p *preparedTexts) done(sql string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if t := p.texts[sql]; t != nil {
+		if t.users--; t.users <= 0 {
+			delete(p.texts, sql)
+		}
+	}
 }
