@@ -162,7 +162,7 @@ const maxRetries = 3
 // canAppear reports whether waiting for the next answers of the servers may
 // help against the want of a server.
 func canAppear(why routing.Reason) bool {
-	return why == routing.ReasonNoPrimary || why == routing.ReasonNoServer
+	return why == routing.ReasonNoPrimary || why == routing.ReasonNoServer || why == routing.ReasonReadYourWrites
 }
 
 // callerError returns err as the caller of the statement should see it.
@@ -182,7 +182,7 @@ func (cn *Conn) runHeld(ctx context.Context, k *call) (lease, error) {
 	}
 	cn.c.count(routing.Decision{Server: l.srv, Reason: cn.heldFor()})
 	err := k.on(ctx, &l)
-	if err != nil && !l.inTransaction() && isStalePlan(err) {
+	if err != nil && !l.inTransaction() && isStalePlan(err) && k.isOneCommand() {
 		err = k.on(ctx, &l)
 	}
 	if err != nil {

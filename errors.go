@@ -80,8 +80,8 @@ const (
 )
 
 // judge says what to do about err, which a server returned for k, or which kept
-// us from reaching it. This and notSent are the only places that know which
-// errors may be followed by another attempt.
+// us from reaching it. This is the only place that knows which errors may be
+// followed by another attempt.
 //
 // The rule is that a statement which may have had an effect is never run
 // again: only where not a byte was sent, where the server says that it did
@@ -106,9 +106,7 @@ func judge(ctx context.Context, k *call, l *lease, role routing.Role, err error)
 		switch {
 		case role == routing.Replica && (refusedByStandby(pgErr) || isUnknownToReplica(err)):
 			return onPrimary
-		case role == routing.Primary && pgErr.Code == "25006" && !harmless:
-			return stalePrimary
-		case isStalePlan(err):
+		case isStalePlan(err) && (harmless || k.isOneCommand()):
 			return again
 		case !harmless:
 			return giveUp
@@ -221,10 +219,18 @@ func isUnknownToReplica(err error) bool {
 
 // isStalePlan reports whether a prepared statement was refused because DDL
 // changed its result. PostgreSQL finds that out before it executes anything,
-// and pgx has forgotten the plan by now.
+// and pgx has forgotten the plan by now. Inside a procedure, which Where tells,
+// it may find that out after a COMMIT.
 func isStalePlan(err error) bool {
 	var e *pgconn.PgError
-	return errors.As(err, &e) && e.Code == "0A000" && e.Message == "cached plan must not change result type"
+	return errors.As(err, &e) && e.Code == "0A000" && e.Message == "cached plan must not change result type" && e.Where == ""
+}
+
+// isOneCommand reports whether the text of k cannot be several commands, the
+// first of which may have been committed when the next one fails: PostgreSQL
+// takes those only where nothing is prepared and there are no arguments.
+func (k *call) isOneCommand() bool {
+	return k.op == opQuery || k.prepared || len(k.args) > 0
 }
 
 // isShutdown reports whether the server ended the connection because it stops,

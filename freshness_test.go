@@ -76,6 +76,17 @@ func TestReadYourWrites(t *testing.T) {
 			t.Errorf("after 20000 rows were inserted a read sees %d", n)
 		}
 	})
+	t.Run("replicas only", func(t *testing.T) {
+		// The primary may not serve the read, so it waits for a replica.
+		db := openDB(t, d.DSN(), "read_preference=standby")
+		mustExec(t, db, "create table ro (n int)")
+		eventually(t, "a replica has the table", func() bool {
+			return db.QueryRow("select count(*) from ro").Scan(new(int)) == nil
+		})
+		if !onReplica(t, db) {
+			t.Error("the primary served a read")
+		}
+	})
 	t.Run("transaction", func(t *testing.T) {
 		db := openDB(t, d.DSN())
 		mustExec(t, db, "create table x (n int)")

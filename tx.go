@@ -54,8 +54,9 @@ func (t *tx) end(err error) error {
 		cn.pending = false
 		cn.wroteNow()
 	}
-	l := cn.held
-	cn.held = lease{} // a connection that broke is held no longer than its transaction
-	cn.settle(l)
+	if l := cn.held; cn.holds() {
+		cn.held = lease{} // a connection that broke is held no longer than its transaction
+		cn.settle(l)
+	}
 	return err
 }
