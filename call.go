@@ -38,18 +38,20 @@ type call struct {
 	opts     driver.TxOptions    // opBegin
 	readOnly bool                // opBegin of a transaction that may run on a standby
 
+	l      lease // the connection it ran on; zero if there was none, or nothing was sent on it
 	rows   driver.Rows
 	result driver.Result
 	stmt   driver.Stmt // opPrepare; also the statement that rows of a prepared query need
 	tx     driver.Tx
 }
 
-// on does the op on a physical connection.
-func (k *call) on(ctx context.Context, l *lease) (err error) {
+// do does the op on the leased connection.
+func (k *call) do(ctx context.Context) (err error) {
+	l := &k.l
 	switch k.op {
 	case opQuery, opExec:
 		if k.prepared && !l.cachesStatements() {
-			return k.onPrepared(ctx, l)
+			return k.doPrepared(ctx)
 		}
 		args := k.args
 		if l.pg == nil { // pgx takes what it is given
@@ -74,8 +76,8 @@ func (k *call) on(ctx context.Context, l *lease) (err error) {
 
 // run takes k to a server, and to other servers where that is safe and of
 // use. It is the only place where a routing decision becomes I/O. On success
-// the caller owes the lease to settle; on failure nothing is owed.
-func (cn *Conn) run(ctx context.Context, k *call) (lease, error) {
+// the caller owes k.l to settle; on failure nothing is owed.
+func (cn *Conn) run(ctx context.Context, k *call) error {
 	if cn.holds() {
 		return cn.runHeld(ctx, k)
 	}
@@ -95,31 +97,31 @@ func (cn *Conn) run(ctx context.Context, k *call) (lease, error) {
 		}
 		if d.Server < 0 {
 			if firstErr != nil {
-				return lease{}, callerError(ctx, firstErr)
+				return callerError(ctx, firstErr)
 			}
 			if waited || !canAppear(d.Reason) {
-				return lease{}, c.routeError(ctx, k.op, d.Reason)
+				return c.routeError(ctx, k.op, d.Reason)
 			}
 			waited = true
 			c.await(ctx, func(v *routing.View) bool { return cn.decide(k.st, &s, v).Server >= 0 })
 			continue
 		}
-		l, err := cn.attempt(ctx, k, d.Server)
+		err := cn.attempt(ctx, k, d.Server)
 		if err == nil {
 			c.count(d)
-			return l, nil
+			return nil
 		}
-		next := judge(ctx, k, &l, v.Servers[d.Server].Role, err)
-		if ended(ctx) == nil && isEvidence(&l, err) {
+		next := judge(ctx, k, v.Servers[d.Server].Role, err)
+		if ended(ctx) == nil && isEvidence(&k.l, err) {
 			c.suspect(d.Server)
 		}
-		if l.conn != nil {
+		if k.l.conn != nil {
 			if k.op == opExec || k.op == opQuery {
-				cn.noteWrite(k.st, &l)
+				cn.noteWrite(k.st, &k.l)
 			}
-			cn.settle(l)
+			cn.settle(&k.l)
 			if cn.holds() {
-				return lease{}, err // the text left a transaction open before it failed
+				return err // the text left a transaction open before it failed
 			}
 		}
 		if firstErr == nil || errors.Is(firstErr, driver.ErrBadConn) {
@@ -127,13 +129,13 @@ func (cn *Conn) run(ctx context.Context, k *call) (lease, error) {
 		}
 		switch next {
 		case giveUp:
-			return lease{}, callerError(ctx, err)
+			return callerError(ctx, err)
 		case again:
 			if retries++; retries < maxRetries {
 				continue
 			}
 			if k.needsPrimary() {
-				return lease{}, callerError(ctx, err)
+				return callerError(ctx, err)
 			}
 			fallthrough
 		case elsewhere:
@@ -148,7 +150,7 @@ func (cn *Conn) run(ctx context.Context, k *call) (lease, error) {
 				return v.Primary >= 0 && v.Primary != d.Server && v.Servers[v.Primary].Up
 			}
 			if !c.await(ctx, other) {
-				return lease{}, callerError(ctx, err)
+				return callerError(ctx, err)
 			}
 		}
 		c.retries.Add(1)
@@ -175,61 +177,61 @@ func callerError(ctx context.Context, err error) error {
 
 // runHeld runs k on the connection that a transaction or session state lives
 // on. There is nowhere else to go.
-func (cn *Conn) runHeld(ctx context.Context, k *call) (lease, error) {
-	l := cn.held
-	if k.st.Reason == routing.ReasonLock && l.onStandby() {
-		return lease{}, ErrLockOnReplica
+func (cn *Conn) runHeld(ctx context.Context, k *call) error {
+	k.l = cn.held
+	if k.st.Reason == routing.ReasonLock && k.l.onStandby() {
+		return ErrLockOnReplica
 	}
-	cn.c.count(routing.Decision{Server: l.srv, Reason: cn.heldFor()})
-	err := k.on(ctx, &l)
-	if err != nil && !l.inTransaction() && isStalePlan(err) && k.isOneCommand() {
-		err = k.on(ctx, &l)
+	cn.c.count(routing.Decision{Server: k.l.srv, Reason: cn.heldFor()})
+	err := k.do(ctx)
+	if err != nil && !k.l.inTransaction() && isStalePlan(err) && k.isOneCommand() {
+		err = k.do(ctx)
 	}
 	if err != nil {
-		cn.noteWrite(k.st, &l)
-		cn.settle(l)
-		return lease{}, callerError(ctx, err)
+		cn.noteWrite(k.st, &k.l)
+		cn.settle(&k.l)
+		return callerError(ctx, err)
 	}
-	cn.note(k, &l)
-	return l, nil
+	cn.note(k)
+	return nil
 }
 
-// attempt leases a connection of a server and runs k on it. The lease is
-// zero if there was none to be had, or if nothing was sent on it.
-func (cn *Conn) attempt(ctx context.Context, k *call, server int) (lease, error) {
+// attempt leases a connection of a server and runs k on it.
+func (cn *Conn) attempt(ctx context.Context, k *call, server int) error {
 	srv := cn.c.servers[server]
-	l, err := srv.lease(ctx, server)
-	if err != nil {
+	if err := srv.lease(ctx, server, &k.l); err != nil {
 		if cn.c.closed.Load() {
-			err = ErrClosed
+			return ErrClosed
 		}
-		return lease{}, err
+		return err
 	}
-	if k.needsPrimary() && l.onStandby() {
+	if k.needsPrimary() && k.l.onStandby() {
 		// An old connection may not have heard of a promotion; a new one
 		// tells the truth.
-		err = driver.ErrBadConn
-		if l.pg.isNew {
+		var err error = driver.ErrBadConn
+		if k.l.pg.isNew {
 			err = errDemoted
 		}
-		l.discard()
-		return lease{}, err
+		k.l.discard()
+		k.l = lease{}
+		return err
 	}
-	if l.pg != nil && l.pg == cn.left {
+	if k.l.pg != nil && k.l.pg == cn.left {
 		cn.pinned = true
 	}
-	if cn.c.cfg.LoadBalanceHosts == routing.Latency && k.st.Class == routing.Read {
-		start := time.Now()
-		if err = k.on(ctx, &l); err == nil {
-			srv.observe(time.Since(start))
-		}
-	} else {
-		err = k.on(ctx, &l)
+	var start time.Time
+	timed := cn.c.cfg.LoadBalanceHosts == routing.Latency && k.st.Class == routing.Read
+	if timed {
+		start = time.Now()
 	}
-	if err == nil {
-		cn.note(k, &l)
+	if err := k.do(ctx); err != nil {
+		return err
 	}
-	return l, err
+	if timed {
+		srv.observe(time.Since(start))
+	}
+	cn.note(k)
+	return nil
 }
 
 // needsPrimary reports whether k would be wrong on a standby.
@@ -237,15 +239,15 @@ func (k *call) needsPrimary() bool {
 	return k.st.Class != routing.Read && !k.readOnly
 }
 
-// note remembers what k, which l has run, means for the statements after it.
-func (cn *Conn) note(k *call, l *lease) {
+// note remembers what k, which has run, means for the statements after it.
+func (cn *Conn) note(k *call) {
 	if k.op != opQuery && k.op != opExec {
 		return
 	}
-	cn.noteWrite(k.st, l)
+	cn.noteWrite(k.st, &k.l)
 	// The end of a text transaction is told by the server; drivers that do not
 	// tell stay pinned until check-in.
-	if k.st.Pins && (k.st.Class != routing.Txn || l.pg == nil) {
+	if k.st.Pins && (k.st.Class != routing.Txn || k.l.pg == nil) {
 		cn.pinned = true
 	}
 	if mayWrite(k.st) {

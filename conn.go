@@ -73,14 +73,13 @@ func (cn *Conn) query(ctx context.Context, k *call) (driver.Rows, error) {
 		k.argBuf = cn.argBuf[:0]
 	}
 	ctx, cancel := cn.c.queryContext(ctx)
-	l, err := cn.run(ctx, k)
-	if err != nil {
+	if err := cn.run(ctx, k); err != nil {
 		if cancel != nil {
 			cancel()
 		}
 		return nil, err
 	}
-	return cn.wrapRows(l, k, cancel), nil
+	return cn.wrapRows(k, cancel), nil
 }
 
 // ExecContext runs a statement on the server that routing chooses.
@@ -97,22 +96,20 @@ func (cn *Conn) exec(ctx context.Context, k *call) (driver.Result, error) {
 	if cancel != nil {
 		defer cancel()
 	}
-	l, err := cn.run(ctx, k)
-	if err != nil {
+	if err := cn.run(ctx, k); err != nil {
 		return nil, err
 	}
-	cn.settle(l)
+	cn.settle(&k.l)
 	return k.result, nil
 }
 
 // Ping reports whether the primary answers.
 func (cn *Conn) Ping(ctx context.Context) error {
 	k := call{op: opPing, st: &pingStatement}
-	l, err := cn.run(ctx, &k)
-	if err != nil {
+	if err := cn.run(ctx, &k); err != nil {
 		return err
 	}
-	cn.settle(l)
+	cn.settle(&k.l)
 	return nil
 }
 
@@ -174,12 +171,12 @@ func (cn *Conn) heldFor() routing.Reason {
 // A held connection that broke stays held until the end of the checkout or the
 // transaction, so that what follows fails on it, as it does with one server,
 // instead of running elsewhere without the state it relies on.
-func (cn *Conn) settle(l lease) {
+func (cn *Conn) settle(l *lease) {
 	switch {
 	case cn.holds() && cn.held.conn != l.conn:
 		l.release() // of rows that were opened before the hold began
 	case cn.inTx || cn.pinned || cn.stays || l.inTransaction() || cn.holds() && l.closed():
-		cn.held = l
+		cn.held = *l
 	default:
 		if cn.holds() {
 			cn.held = lease{}

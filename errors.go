@@ -87,12 +87,12 @@ const (
 // again: only where not a byte was sent, where the server says that it did
 // nothing, or where there is no effect to repeat (a read, BEGIN, a
 // prepare).
-func judge(ctx context.Context, k *call, l *lease, role routing.Role, err error) verdict {
+func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	if ended(ctx) != nil {
 		return giveUp // a caller's end is no evidence against a server
 	}
 	harmless := k.op != opExec && k.op != opQuery || k.st.Class == routing.Read
-	sent := l.conn != nil
+	sent := k.l.conn != nil
 	switch {
 	case errors.Is(err, driver.ErrBadConn):
 		return again
@@ -122,7 +122,7 @@ func judge(ctx context.Context, k *call, l *lease, role routing.Role, err error)
 		return elsewhere
 	case !sent:
 		return stalePrimary
-	case !harmless || !brokeConnection(l, err):
+	case !harmless || !brokeConnection(&k.l, err):
 		return giveUp
 	case role == routing.Primary:
 		return again // a connection broke under it; the next one tells whether the server did

@@ -64,13 +64,13 @@ func (e *rowsEnd) reached(err error) {
 	}
 	// INSERT … RETURNING commits only after its last row.
 	cn.noteWrite(e.st, &e.l)
-	cn.settle(e.l)
+	cn.settle(&e.l)
 }
 
-// wrapRows makes the rows of k give back l when they are closed.
-func (cn *Conn) wrapRows(l lease, k *call, cancel context.CancelFunc) driver.Rows {
+// wrapRows makes the rows of k settle its lease when they are closed.
+func (cn *Conn) wrapRows(k *call, cancel context.CancelFunc) driver.Rows {
 	if cn.inTx || cn.pinned || cn.stays || cn.holds() {
-		cn.held = l
+		cn.held = k.l
 	}
 	first := !cn.rowsUsed
 	cn.rowsUsed = true
@@ -80,7 +80,7 @@ func (cn *Conn) wrapRows(l lease, k *call, cancel context.CancelFunc) driver.Row
 			r = new(pgxRows)
 		}
 		r.Rows = rows
-		r.end = rowsEnd{cn: cn, l: l, st: k.st, stmt: k.stmt, cancel: cancel}
+		r.end = rowsEnd{cn: cn, l: k.l, st: k.st, stmt: k.stmt, cancel: cancel}
 		return r
 	}
 	r := &cn.otherRows
@@ -88,6 +88,6 @@ func (cn *Conn) wrapRows(l lease, k *call, cancel context.CancelFunc) driver.Row
 		r = new(otherRows)
 	}
 	r.Rows.Rows = k.rows
-	r.end = rowsEnd{cn: cn, l: l, st: k.st, stmt: k.stmt, cancel: cancel}
+	r.end = rowsEnd{cn: cn, l: k.l, st: k.st, stmt: k.stmt, cancel: cancel}
 	return r
 }

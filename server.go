@@ -136,29 +136,30 @@ type lease struct {
 	pg    *physical // dc, where it is ours; nil for the driver of a ready-made handle
 }
 
-// lease takes a connection out of the pool of s, whose index is i. It waits
-// for one no longer than acquire_timeout.
-func (s *server) lease(ctx context.Context, i int) (lease, error) {
+// lease takes a connection out of the pool of s, whose index is i, into l. It
+// waits for one no longer than acquire_timeout. On failure l is zero.
+func (s *server) lease(ctx context.Context, i int, l *lease) error {
+	*l = lease{}
 	n := s.inFlight.Add(1)
 	conn, err := s.conn(ctx, n)
 	if err != nil {
 		s.inFlight.Add(-1)
-		return lease{}, err
+		return err
 	}
-	l := lease{srv: i, owner: s, conn: conn}
-	err = conn.Raw(func(dc any) error {
-		if p, ok := dc.(*physical); ok {
-			l.pg, l.dc = p, p
-		} else {
-			l.dc = sqlconn.Full(dc.(driver.Conn))
-		}
-		return nil
-	})
+	var dc any
+	err = conn.Raw(func(c any) error { dc = c; return nil })
 	if err != nil {
-		l.release()
-		return lease{}, err
+		conn.Close()
+		s.inFlight.Add(-1)
+		return err
 	}
-	return l, nil
+	l.srv, l.owner, l.conn = i, s, conn
+	if p, ok := dc.(*physical); ok {
+		l.pg, l.dc = p, p
+	} else {
+		l.dc = sqlconn.Full(dc.(driver.Conn))
+	}
+	return nil
 }
 
 // conn takes a connection out of the pool for the n-th lease in flight. Only a

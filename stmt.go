@@ -41,13 +41,12 @@ func (cn *Conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, 
 		return s, nil
 	}
 	k := call{op: opPrepare, sql: query, st: s.st}
-	l, err := cn.run(ctx, &k)
-	if err != nil {
+	if err := cn.run(ctx, &k); err != nil {
 		return nil, err
 	}
 	s.numInput = k.stmt.NumInput()
 	k.stmt.Close()
-	cn.settle(l)
+	cn.settle(&k.l)
 	cn.c.prepared.add(query, s.numInput)
 	return s, nil
 }
@@ -88,9 +87,10 @@ func (l *lease) cachesStatements() bool {
 	return l.pg != nil && l.pg.Conn.Conn().Config().DefaultQueryExecMode == pgx.QueryExecModeCacheStatement
 }
 
-// onPrepared runs k through a statement prepared for this one execution, for
+// doPrepared runs k through a statement prepared for this one execution, for
 // connections that keep none.
-func (k *call) onPrepared(ctx context.Context, l *lease) error {
+func (k *call) doPrepared(ctx context.Context) error {
+	l := &k.l
 	inner, err := l.dc.PrepareContext(ctx, k.sql)
 	if err != nil {
 		return err

@@ -28,12 +28,11 @@ func (cn *Conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 		opts:     opts,
 		readOnly: opts.ReadOnly && sql.IsolationLevel(opts.Isolation) != sql.LevelSerializable,
 	}
-	l, err := cn.run(ctx, &k)
-	if err != nil {
+	if err := cn.run(ctx, &k); err != nil {
 		return nil, err
 	}
 	cn.inTx = true
-	cn.settle(l)
+	cn.settle(&k.l)
 	return &tx{cn: cn, inner: k.tx}, nil
 }
 
@@ -56,7 +55,7 @@ func (t *tx) end(err error) error {
 	}
 	if l := cn.held; cn.holds() {
 		cn.held = lease{} // a connection that broke is held no longer than its transaction
-		cn.settle(l)
+		cn.settle(&l)
 	}
 	return err
 }
