@@ -110,13 +110,32 @@
 // on whatever connection they run. With a default_query_exec_mode other than
 // cache_statement, each execution prepares anew.
 //
+// # Differences from pgx
+//
+// Code that ran on pgx's own driver, "pgx", sees the same values, types and
+// errors; TestConformance compares the two. What differs is meant to: a prepared
+// statement outlives DDL that changes its result; a call whose context has
+// ended before anything was sent returns the context's error, and leaves the
+// sql.Conn usable; a read whose connection breaks before its first row is not
+// an error while another server answers; connect_timeout is 5 seconds unless
+// the DSN says otherwise; and after DB.Close a sql.Conn that holds nothing is
+// closed too.
+//
 // # Errors
 //
 // Errors of servers and of pgx reach the caller as they are, so that
 // errors.As finds *[pgconn.PgError] and so do the type assertions of ORMs. What
 // pgherd adds are [*RouteError], when no server may run a statement,
 // [*AcquireError], when a pool stayed exhausted for acquire_timeout,
-// [*ConfigError], for each problem of a DSN, and [ErrClosed].
+// [*ConfigError], for each problem of a DSN, [ErrLockOnReplica] and [ErrClosed].
+//
+// # Concurrency
+//
+// A [Connector] is safe for concurrent use, as the [sql.DB] over it is. A [Conn]
+// is not, as no driver's connection is: package database/sql takes care of that.
+// A statement's path takes no lock of ours: it loads the current view, counts
+// with atomics, and looks its class up in a bounded cache. The two pools' locks
+// are database/sql's.
 //
 // [pgconn.PgError]: https://pkg.go.dev/github.com/jackc/pgx/v5/pgconn#PgError
 package pgherd
