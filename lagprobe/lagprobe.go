@@ -34,6 +34,11 @@
 // log was written or flushed to: under synchronous_commit=off a commit is
 // acknowledged before it is written.
 //
+// What it costs: records that belong to no commit yet may stay in the primary's
+// memory. Until somebody commits, or the background writer logs a snapshot, which it
+// does every 15 seconds, the standbys of a primary that is otherwise idle look
+// staler than they are.
+//
 // # Timelines
 //
 // A promotion forks the log: from the switch on, equal positions on two
