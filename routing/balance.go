@@ -11,6 +11,7 @@ type candidates struct {
 	n     int    // number of candidates
 	total uint64 // sum of their weights
 	spare bool   // all of them have weight 0, and count as 1
+	fit   uint64 // bit i is the verdict of the first pass on server i, below 64
 }
 
 // pick returns the server that a read runs on, or -1 and the hurdle at which the
@@ -24,6 +25,7 @@ func (r *read) pick(b bounds, load Load) (server int, nearest hurdle) {
 		if h != none {
 			continue
 		}
+		c.fit |= 1 << i // of no effect from 64 on
 		if w := r.view.Servers[i].Weight; w > 0 {
 			c.n, c.total, only = c.n+1, c.total+uint64(w), i
 		} else {
@@ -58,6 +60,13 @@ func (c *candidates) weight(i int) uint64 {
 		return 1
 	}
 	return uint64(max(0, c.view.Servers[i].Weight))
+}
+
+func (c *candidates) fits(i int) bool {
+	if i < 64 {
+		return c.fit>>i&1 != 0
+	}
+	return c.judge(i, &c.bounds) == none
 }
 
 // at returns the candidate that owns a point below the total weight, where each
