@@ -53,7 +53,7 @@ func (r *read) pick(b bounds, load Load) (server int, nearest hurdle) {
 
 // weight is the weight of a server among the candidates, and 0 for others.
 func (c *candidates) weight(i int) uint64 {
-	if c.judge(i, &c.bounds) != none {
+	if !c.fits(i) {
 		return 0
 	}
 	if c.spare {
