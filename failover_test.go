@@ -108,6 +108,50 @@ func TestReplicaFreezes(t *testing.T) {
 	}
 }
 
+// A replica that refuses the probe's connection does answer: what runs on it
+// goes on.
+func TestRefusedProbeCutsNothing(t *testing.T) {
+	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
+	admin, err := sql.Open("pgx", h.Primary().DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	replica, err := sql.Open("pgx", h.Replica(1).DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer replica.Close()
+	mustExec(t, admin, "create role shepherd login")
+	if err := h.WaitSync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	db := openDB(t, strings.Replace(h.DSN(), "postgres@", "shepherd@", 1), "lag_check_interval=50ms")
+	var standby bool
+	slept := make(chan error)
+	go func() {
+		slept <- db.QueryRow("select pg_is_in_recovery() from pg_sleep(1.5)").Scan(&standby)
+	}()
+	const sleeping = "usename = 'shepherd' and query like '%pg_sleep%'"
+	eventually(t, "the read runs on the replica", func() bool {
+		return get[int](t, replica, "select count(*) from pg_stat_activity where "+sleeping) == 1
+	})
+	mustExec(t, admin, "alter role shepherd connection limit 1")
+	if err := h.WaitSync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	mustExec(t, replica, "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'shepherd' and not ("+sleeping+")")
+	c := herdOf(t, db)
+	eventually(t, "the probe is refused", func() bool { return !c.Health().Servers[1].Up })
+	if err := <-slept; err != nil || !standby {
+		t.Errorf("on standby %v, err %v", standby, err)
+	}
+	if n := c.Stats().Retries; n != 0 {
+		t.Errorf("the read was moved: %d retries", n)
+	}
+}
+
 // A write on its way when the primary dies is an error; later ones are not
 // doubled.
 func TestPrimaryRestarts(t *testing.T) {

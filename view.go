@@ -6,6 +6,8 @@ import (
 	"math"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgherd/pgherd/lagprobe"
 	"github.com/pgherd/pgherd/routing"
 )
@@ -28,8 +30,10 @@ func (c *Connector) learn(asked lagprobe.Snapshot) {
 	c.publish(snap)
 	for i, s := range c.servers {
 		// What waits for a server that does not answer moves on. Not from the
-		// primary: a write that waits could not.
-		if i != snap.Primary && snap.Servers[i].Failures > 0 {
+		// primary: a write that waits could not. An error is an answer, too,
+		// such as having no connection left for the probe.
+		var answer *pgconn.PgError
+		if i != snap.Primary && snap.Servers[i].Failures > 0 && !errors.As(snap.Servers[i].Err, &answer) {
 			s.sockets.cut()
 		}
 	}
