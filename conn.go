@@ -154,6 +154,10 @@ func (cn *Conn) Close() error {
 
 func (cn *Conn) holds() bool { return cn.held.conn != nil }
 
+// keeps reports whether what this checkout has done so far keeps it on its
+// physical connection.
+func (cn *Conn) keeps() bool { return cn.inTx || cn.pinned || cn.stays }
+
 // heldFor says why a connection is held.
 func (cn *Conn) heldFor() routing.Reason {
 	if cn.inTx || cn.held.inTransaction() {
@@ -175,7 +179,7 @@ func (cn *Conn) settle(l *lease) {
 	switch {
 	case cn.holds() && cn.held.conn != l.conn:
 		l.release() // of rows that were opened before the hold began
-	case cn.inTx || cn.pinned || cn.stays || l.inTransaction() || cn.holds() && l.closed():
+	case cn.keeps() || l.inTransaction() || cn.holds() && l.closed():
 		cn.held = *l
 	default:
 		if cn.holds() {

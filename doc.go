@@ -133,9 +133,9 @@
 //
 // A [Connector] is safe for concurrent use, as the [sql.DB] over it is. A [Conn]
 // is not, as no driver's connection is: package database/sql takes care of that.
-// A statement's path takes no lock of ours: it loads the current view, counts
+// Running a statement takes no lock of ours: it loads the current view, counts
 // with atomics, and looks its class up in a bounded cache. The two pools' locks
-// are database/sql's.
+// are database/sql's. Prepare, dialling, and meeting a dead server take a short one.
 //
 // [pgconn.PgError]: https://pkg.go.dev/github.com/jackc/pgx/v5/pgconn#PgError
 package pgherd

@@ -69,7 +69,7 @@ func (e *rowsEnd) reached(err error) {
 
 // wrapRows makes the rows of k settle its lease when they are closed.
 func (cn *Conn) wrapRows(k *call, cancel context.CancelFunc) driver.Rows {
-	if cn.inTx || cn.pinned || cn.stays || cn.holds() {
+	if cn.keeps() || cn.holds() {
 		cn.held = k.l
 	}
 	first := !cn.rowsUsed

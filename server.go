@@ -5,9 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
-	"math/rand/v2"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -120,6 +118,18 @@ func (s *server) keepWarm(ctx context.Context, n int) {
 	}
 }
 
+// observe takes the time of one answer into the moving average, which forgets
+// half of what it knew after about five answers. Concurrent updates may be
+// lost; the average stands that.
+func (s *server) observe(d time.Duration) {
+	old := s.latency.Load()
+	if old == 0 {
+		s.latency.Store(int64(d))
+		return
+	}
+	s.latency.Store(old + (int64(d)-old)/8)
+}
+
 // A lease is a physical connection taken out of its server's pool, for one
 // statement or for as long as a transaction or session state lives on it.
 //
@@ -214,131 +224,4 @@ func (l *lease) closed() bool {
 // PostgreSQL 14 and newer report it without being asked.
 func (l *lease) onStandby() bool {
 	return l.pg != nil && l.pg.Conn.Conn().PgConn().ParameterStatus("in_hot_standby") == "on"
-}
-
-// A physical is a connection to a server, as pgx's stdlib makes it. Beyond
-// that it tells its pool when it is no longer fit for use. It is used by one
-// goroutine at a time, but for gone.
-type physical struct {
-	*stdlib.Conn
-	expires time.Time   // zero: never
-	isNew   bool        // not handed out before
-	gone    atomic.Bool // its pool closed it
-}
-
-var (
-	_ sqlconn.Conn           = (*physical)(nil)
-	_ driver.SessionResetter = (*physical)(nil)
-	_ driver.Validator       = (*physical)(nil)
-)
-
-// IsValid keeps connections that broke, or that were left in a transaction,
-// from going back to the pool. Plain pgx finds them at their next use.
-func (p *physical) IsValid() bool {
-	c := p.Conn.Conn()
-	return !c.IsClosed() && c.PgConn().TxStatus() == 'I'
-}
-
-// Close is called by the pool.
-func (p *physical) Close() error {
-	p.gone.Store(true)
-	return p.Conn.Close()
-}
-
-// ResetSession is called when the pool hands the connection out again.
-func (p *physical) ResetSession(ctx context.Context) error {
-	p.isNew = false
-	if !p.expires.IsZero() && time.Until(p.expires) < 0 {
-		return driver.ErrBadConn
-	}
-	return p.Conn.ResetSession(ctx)
-}
-
-// discardState makes the server forget the session.
-// https://www.postgresql.org/docs/current/sql-discard.html
-func (p *physical) discardState(ctx context.Context) error {
-	c := p.Conn.Conn()
-	if _, err := c.Exec(ctx, "DISCARD ALL"); err != nil {
-		return err
-	}
-	// DISCARD ALL took the prepared statements that pgx believes are there.
-	return c.DeallocateAll(ctx)
-}
-
-// A physicalConnector makes the connections of one server's pool.
-type physicalConnector struct {
-	driver.Connector
-	lifetime, jitter time.Duration
-}
-
-func (pc *physicalConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	dc, err := pc.Connector.Connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	p := &physical{Conn: dc.(*stdlib.Conn), isNew: true}
-	if pc.lifetime > 0 {
-		life := pc.lifetime
-		if pc.jitter > 0 {
-			life += rand.N(pc.jitter)
-		}
-		p.expires = time.Now().Add(life)
-	}
-	return p, nil
-}
-
-// observe takes the time of one answer into the moving average, which forgets
-// half of what it knew after about five answers. Concurrent updates may be
-// lost; the average stands that.
-func (s *server) observe(d time.Duration) {
-	old := s.latency.Load()
-	if old == 0 {
-		s.latency.Store(int64(d))
-		return
-	}
-	s.latency.Store(old + (int64(d)-old)/8)
-}
-
-// sockets is the set of a server's open network connections. The zero value
-// is empty and ready to use. Closing the sockets of a server that does not
-// answer is what moves the reads that are waiting for it to another server: a
-// read pays nothing for it beforehand.
-type sockets struct {
-	mu   sync.Mutex
-	open map[*socket]struct{} // guarded by mu
-}
-
-type socket struct {
-	net.Conn
-	set *sockets
-}
-
-func (s *sockets) track(nc net.Conn) net.Conn {
-	k := &socket{Conn: nc, set: s}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open == nil {
-		s.open = make(map[*socket]struct{})
-	}
-	s.open[k] = struct{}{}
-	return k
-}
-
-// cut closes all sockets.
-func (s *sockets) cut() {
-	s.mu.Lock()
-	open := s.open
-	s.open = nil
-	s.mu.Unlock()
-	for k := range open {
-		k.Conn.Close()
-	}
-}
-
-// Close closes the socket and takes it out of its set.
-func (k *socket) Close() error {
-	k.set.mu.Lock()
-	delete(k.set.open, k)
-	k.set.mu.Unlock()
-	return k.Conn.Close()
 }

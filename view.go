@@ -71,6 +71,8 @@ func (c *Connector) refresh() {
 	}
 }
 
+// republishLocked makes the current view anew, from the last snapshot and from
+// what statements have met since, and wakes those who wait for one.
 func (c *Connector) republishLocked() {
 	snap := c.mu.snapshot
 	v := &routing.View{
