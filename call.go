@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/pgherd/pgherd/internal/sqlconn"
 	"github.com/pgherd/pgherd/routing"
 )
@@ -50,19 +52,12 @@ func (k *call) do(ctx context.Context) (err error) {
 	l := &k.l
 	switch k.op {
 	case opQuery, opExec:
-		if k.prepared && !l.cachesStatements() {
-			return k.doPrepared(ctx)
-		}
-		args := k.args
-		if l.pg == nil { // pgx takes what it is given
-			if args, err = sqlconn.Args(k.argBuf, l.dc, nil, args); err != nil {
-				return err
-			}
-		}
-		if k.op == opQuery {
-			k.rows, err = l.dc.QueryContext(ctx, k.sql, args)
-		} else {
-			k.result, err = l.dc.ExecContext(ctx, k.sql, args)
+		err = k.execute(ctx)
+		// A statement that is prepared on its way must fail as one that was
+		// prepared before.
+		var unprepared *pgconn.PrepareError
+		if k.prepared && errors.As(err, &unprepared) {
+			err = unprepared.Unwrap()
 		}
 	case opPrepare:
 		k.stmt, err = l.dc.PrepareContext(ctx, k.sql)
@@ -70,6 +65,26 @@ func (k *call) do(ctx context.Context) (err error) {
 		k.tx, err = l.dc.BeginTx(ctx, k.opts)
 	case opPing:
 		err = l.dc.Ping(ctx)
+	}
+	return err
+}
+
+// execute runs a statement.
+func (k *call) execute(ctx context.Context) (err error) {
+	l := &k.l
+	if k.prepared && !l.cachesStatements() {
+		return k.doPrepared(ctx)
+	}
+	args := k.args
+	if l.pg == nil { // pgx takes what it is given
+		if args, err = sqlconn.Args(k.argBuf, l.dc, nil, args); err != nil {
+			return err
+		}
+	}
+	if k.op == opQuery {
+		k.rows, err = l.dc.QueryContext(ctx, k.sql, args)
+	} else {
+		k.result, err = l.dc.ExecContext(ctx, k.sql, args)
 	}
 	return err
 }
