@@ -52,12 +52,8 @@ func (k *call) do(ctx context.Context) (err error) {
 	l := &k.l
 	switch k.op {
 	case opQuery, opExec:
-		err = k.execute(ctx)
-		// A statement that is prepared on its way must fail as one that was
-		// prepared before.
-		var unprepared *pgconn.PrepareError
-		if k.prepared && errors.As(err, &unprepared) {
-			err = unprepared.Unwrap()
+		if err = k.execute(ctx); err != nil && k.prepared {
+			err = asPrepared(err)
 		}
 	case opPrepare:
 		k.stmt, err = l.dc.PrepareContext(ctx, k.sql)
@@ -65,6 +61,16 @@ func (k *call) do(ctx context.Context) (err error) {
 		k.tx, err = l.dc.BeginTx(ctx, k.opts)
 	case opPing:
 		err = l.dc.Ping(ctx)
+	}
+	return err
+}
+
+// asPrepared returns the error of a statement that was prepared on its way as
+// that of one that was prepared before.
+func asPrepared(err error) error {
+	var e *pgconn.PrepareError
+	if errors.As(err, &e) {
+		return e.Unwrap()
 	}
 	return err
 }
