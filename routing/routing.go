@@ -46,11 +46,45 @@ type Statement struct {
 	// or [Unknown].
 	Hint Role
 
+	// DDL reports that the statement may change definitions that other
+	// statements rely on: those of functions, views, operators, types, policies.
+	DDL bool
+
 	// Functions and Relations are the names that the text calls and reads,
 	// in order of first appearance, lower-cased unless quoted, with their
 	// schema where the text has one ("s.f").
 	Functions, Relations []string
+
+	// Operators and Types are, likewise, the operators that the text uses and
+	// the types that it casts to, those left out that no user can define
+	// another meaning for.
+	Operators, Types []string
+
+	calls []call  // of Functions, each distinct shape once
+	base  verdict // what it is if all that the text cannot tell is harmless
+
+	// sequence reports that a column is named like those of a sequence. The
+	// text alone then takes a relation for one.
+	sequence bool
 }
+
+// A call is a function call as far as its text tells which overload it means.
+type call struct {
+	name  string // as in Statement.Functions
+	args  int    // number of arguments; -1 where the text does not tell
+	kinds [4]argKind
+}
+
+// An argKind is what the text tells of the type of an argument.
+type argKind uint8
+
+const (
+	argAny     argKind = iota // an expression
+	argString                 // a string literal of unknown type
+	argInteger                // 1
+	argNumeric                // 1.5
+	argBoolean                // true, false
+)
 
 // A Role is what a server is in replication. The zero value is [Unknown].
 type Role uint8
