@@ -111,3 +111,15 @@ func sequenceColumn(name string) bool {
 func tempSchema(name string) bool {
 	return name == "pg_temp" || strings.HasPrefix(name, "pg_temp_") || strings.HasPrefix(name, "pg_toast_temp")
 }
+
+// extensionHarmless reports whether functions of this name are those of an
+// extension shipped with PostgreSQL, declared volatile, and harmless all the
+// same. A user's function may have the name, too: it takes the catalogue to
+// tell whose it is.
+func extensionHarmless(name string) bool {
+	switch name {
+	case "uuid_generate_v1", "uuid_generate_v1mc", "uuid_generate_v4", "gen_random_bytes", "gen_salt":
+		return true
+	}
+	return false
+}
