@@ -18,6 +18,10 @@ type Cache struct {
 	seed maphash.Seed
 	sets []cacheSet // a power of two, or none
 
+	readOnly map[string]bool         // functions that somebody vouches for
+	catalog  atomic.Pointer[Catalog] // nil: texts alone decide
+	missing  func(Names)             // set before catalog is
+
 	mu       sync.Mutex // guards what follows, and every store to sets
 	refused  map[uint64]struct{}
 	order    []uint64 // of refused, as a ring
@@ -47,17 +51,30 @@ type cacheSet struct {
 type cacheEntry struct {
 	hash uint64
 	sql  string
-	stmt *Statement
+	stmt *Statement  // what the text tells
 	used atomic.Bool // since the hand last passed
+
+	// judged is what stmt is with the catalogue that was last asked.
+	judged atomic.Pointer[judgement]
+}
+
+type judgement struct {
+	catalog *Catalog
+	stmt    *Statement
 }
 
 // NewCache returns a cache of about size texts. One of size 0 classifies each
-// time, and still learns.
-func NewCache(size int) *Cache {
+// time, and still learns. Calls of the functions named by readOnly, as texts
+// call them, do not make a statement a write.
+func NewCache(size int, readOnly ...string) *Cache {
 	c := &Cache{
 		seed:     maphash.MakeSeed(),
+		readOnly: make(map[string]bool),
 		refused:  make(map[uint64]struct{}),
 		maxOrder: max(size, minRefused),
+	}
+	for _, name := range readOnly {
+		c.readOnly[name] = true
 	}
 	if size > 0 {
 		n := 1
@@ -81,29 +98,66 @@ func (c *Cache) Classify(sql string) *Statement {
 				if !e.used.Load() {
 					e.used.Store(true)
 				}
-				return e.stmt
+				return c.judge(e)
 			}
 		}
 	}
 	return c.miss(h, sql)
 }
 
+// SetCatalog has statements judged by what their names stand for. missing is
+// called with the names that a statement needs and catalog does not know; it
+// must not block. It is the same for all calls, the first of which comes before
+// the cache is used.
+func (c *Cache) SetCatalog(catalog *Catalog, missing func(Names)) {
+	if c.catalog.Load() == nil {
+		c.missing = missing
+	}
+	c.catalog.Store(catalog)
+}
+
+// judge is what the statement of e is with what is known of its names.
+func (c *Cache) judge(e *cacheEntry) *Statement {
+	catalog := c.catalog.Load()
+	if catalog == nil {
+		return e.stmt
+	}
+	if j := e.judged.Load(); j != nil && j.catalog == catalog {
+		return j.stmt
+	}
+	st, missing := Judge(e.sql, e.stmt, catalog)
+	if !missing.Empty() {
+		c.missing(missing)
+	}
+	e.judged.Store(&judgement{catalog, st})
+	return st
+}
+
 func (c *Cache) miss(h uint64, sql string) *Statement {
 	if len(c.sets) == 0 || len(sql) > maxCached {
-		st := Classify(sql)
+		st := c.classify(sql)
 		c.mu.Lock()
-		defer c.mu.Unlock()
-		return c.apply(h, st)
+		st = c.apply(h, st)
+		c.mu.Unlock()
+		return c.judge(&cacheEntry{sql: sql, stmt: st})
 	}
 	// The statement's names are parts of the text, and the caller's text may be
 	// part of something much larger.
 	sql = strings.Clone(sql)
-	st := Classify(sql)
+	st := c.classify(sql)
 
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	st = c.apply(h, st)
-	c.store(&cacheEntry{hash: h, sql: sql, stmt: st})
+	e := &cacheEntry{hash: h, sql: sql, stmt: c.apply(h, st)}
+	c.store(e)
+	c.mu.Unlock()
+	return c.judge(e)
+}
+
+func (c *Cache) classify(sql string) *Statement {
+	st := Classify(sql)
+	if len(c.readOnly) > 0 {
+		st = vouch(st, c.readOnly)
+	}
 	return st
 }
 
@@ -143,6 +197,7 @@ func (c *Cache) apply(h uint64, st *Statement) *Statement {
 	}
 	learned := *st
 	learned.Class, learned.Reason = Write, ReasonMisroute
+	learned.base = verdict{Write, ReasonMisroute, st.Pins}
 	return &learned
 }
 

@@ -24,19 +24,33 @@ func Classify(sql string) *Statement {
 	toks, hint := lex(sql, buf[:0])
 
 	s := scanner{sql: sql}
+	s.begin()
+	s.statements(toks)
+	return s.result(hint)
+}
+
+// begin prepares s for the text that it has.
+func (s *scanner) begin() {
 	s.frames = s.frameBuf[:0]
 	s.verdict = verdict{Read, ReasonRead, false}
-	if strings.IndexByte(sql, 0) >= 0 || !utf8.ValidString(sql) {
+	if strings.IndexByte(s.sql, 0) >= 0 || !utf8.ValidString(s.sql) {
 		s.raise(Unclassified, ReasonUnclassified)
 	}
+}
+
+// statements reads statements that semicolons end.
+func (s *scanner) statements(toks []token) {
 	for len(toks) > 0 {
-		n := statementEnd(sql, toks)
+		n := statementEnd(s.sql, toks)
 		s.statement(toks[:n])
 		toks = toks[min(n+1, len(toks)):]
 	}
+}
+
+func (s *scanner) result(hint Role) *Statement {
 	return &Statement{
 		Class: s.class, Reason: s.reason, Pins: s.pins, Hint: hint,
-		Functions: s.functions.list, Relations: s.relations.list,
+		Functions: s.functions.list, Relations: s.relations.list, Types: s.types.list,
 	}
 }
 

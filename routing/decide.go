@@ -15,6 +15,8 @@ import (
 //   - A hint for the primary, and [OnlyPrimary], are obeyed just as strictly. A
 //     hint of the session, the caller's context, wins over one in the text. A
 //     hint for a replica sets the preference aside, but none of the bounds.
+//   - A read whose names are not all known ([ReasonUnresolved]) runs on the
+//     primary while that is up, unless the policy is [OnlyStandby].
 //   - A read runs on a suitable server of the preferred role, picked by
 //     [Policy.Balance]. A replica is suitable if it is up, within the lag bounds,
 //     and fresh as of the session's last write.
@@ -67,6 +69,9 @@ func Decide(st *Statement, s Session, v *View, load Load, tie uint64) Decision {
 		if v.Preference != OnlyStandby {
 			r.preference = PreferStandby
 		}
+	}
+	if st.Reason == ReasonUnresolved && r.preference != OnlyStandby && r.mayUsePrimary(false) {
+		return Decision{v.Primary, ReasonUnresolved}
 	}
 	r.asOf = s.Now
 	if v.Primary < 0 || !v.Servers[v.Primary].Up {

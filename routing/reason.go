@@ -16,6 +16,7 @@ const (
 	ReasonServerState                      // asks about, or acts on, the server it runs on
 	ReasonSessionState                     // SET, PREPARE, LISTEN, temporary tables, cursors WITH HOLD
 	ReasonTransactionControl               // BEGIN, COMMIT, SAVEPOINT, PREPARE TRANSACTION
+	ReasonUnresolved                       // a read as far as the text tells, but what a name stands for is not known yet
 )
 
 // Reasons of a decision.
@@ -46,6 +47,7 @@ var reasonNames = [...]string{
 	ReasonServerState:        "server-state",
 	ReasonSessionState:       "session-state",
 	ReasonTransactionControl: "transaction-control",
+	ReasonUnresolved:         "unresolved",
 
 	ReasonTransaction:    "transaction",
 	ReasonPinned:         "pinned",

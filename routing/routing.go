@@ -46,6 +46,10 @@ type Statement struct {
 	// or [Unknown].
 	Hint Role
 
+	// Because names what decided, where that does not stand in the text: see
+	// [Meaning.Because]. Empty if the text alone decided.
+	Because string
+
 	// DDL reports that the statement may change definitions that other
 	// statements rely on: those of functions, views, operators, types, policies.
 	DDL bool

@@ -15,7 +15,7 @@ type scanner struct {
 	sql string
 	verdict
 
-	functions, relations names
+	functions, relations, types names
 	ctes                 []string // names of WITH that are in scope, innermost last
 
 	frames   []frame // the innermost is last
@@ -26,6 +26,7 @@ type scanner struct {
 	wasOperand bool  // operand, one token earlier
 	next       paren // what the next token opens, if it is a parenthesis
 	writes     bool  // a data-modifying keyword was met
+	plpgsql    bool  // INTO names variables
 }
 
 // A clause is where in a query the scanner is.
@@ -451,6 +452,11 @@ func (s *scanner) locking(toks []token, i int) {
 // into reads INTO, of INSERT, MERGE, or SELECT INTO. The word is reserved: it
 // is nothing else, unless it is a label.
 func (s *scanner) into(toks []token, i int) int {
+	if s.plpgsql && s.prev.word != kwInsert && s.prev.word != kwMerge {
+		f := s.top()
+		f.clause, f.expect, s.operand = inQuery, false, false
+		return 1
+	}
 	s.raise(Write, ReasonWrite)
 	s.operand = false
 	j := i + 1
@@ -636,6 +642,19 @@ func (s *scanner) relation(chain []token) {
 		s.raise(Write, ReasonServerState)
 	}
 	s.relations.add(s.dotted(chain))
+}
+
+// typeName notes a type that the text casts to.
+func (s *scanner) typeName(chain []token) {
+	name, ok := identifier(s.sql, chain[len(chain)-1])
+	if !ok {
+		s.raise(Unclassified, ReasonUnclassified)
+		return
+	}
+	if len(chain) > 1 {
+		name = s.dotted(chain)
+	}
+	s.types.add(name)
 }
 
 // column looks at a name that is neither called nor read from.

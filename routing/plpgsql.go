@@ -1,0 +1,326 @@
+package routing
+
+import (
+	"slices"
+	"strings"
+)
+
+// ClassifyPLpgSQL reads the body of a PL/pgSQL function and says what a call
+// of it does, as [Classify] does of a text: the functions and relations are those
+// of all its statements and expressions, whichever of them a call would reach.
+//
+// It knows as much of the language as it takes to find the SQL in it: each
+// statement is cut into the keywords of its own, which are passed over, and
+// expressions and queries, which are read as such
+// (https://www.postgresql.org/docs/current/plpgsql-statements.html). A text made
+// at run time, EXECUTE, may be anything, unless it is one literal. What cannot be
+// read is [Unclassified].
+func ClassifyPLpgSQL(body string) *Statement {
+	if len(body) > maxText {
+		return &Statement{}
+	}
+	var buf [128]token
+	toks, _ := lex(body, buf[:0])
+	b := plpgsqlBody{scanner: scanner{sql: body, plpgsql: true}}
+	b.frames = b.frameBuf[:0]
+	b.begin()
+	for len(toks) > 0 {
+		n := 0
+		for n < len(toks) && toks[n].kind != tokSemi {
+			n++
+		}
+		b.segment(toks[:n])
+		toks = toks[min(n+1, len(toks)):]
+	}
+	return b.result(Unknown)
+}
+
+// A plpgsqlBody reads what stands between two semicolons, one piece after the
+// other.
+type plpgsqlBody struct {
+	scanner
+	declares bool     // in a DECLARE section
+	cursors  []string // that were declared
+}
+
+func (b *plpgsqlBody) is(toks []token, i int, words ...string) bool {
+	if i >= len(toks) {
+		return false
+	}
+	for _, w := range words {
+		if wordIs(b.sql, toks[i], w) {
+			return true
+		}
+	}
+	return false
+}
+
+// segment reads the tokens up to a semicolon. Those that open or close a block
+// are followed by a statement without a semicolon between.
+func (b *plpgsqlBody) segment(toks []token) {
+	for len(toks) > 0 {
+		switch {
+		case toks[0].kind == tokOp && b.sql[toks[0].start] == '#':
+			toks = toks[min(3, len(toks)):] // #variable_conflict use_column
+		case toks[0].kind == tokOp && b.sql[toks[0].start:toks[0].end] == "<<":
+			toks = toks[min(3, len(toks)):] // <<label>>
+		case b.is(toks, 0, "declare"):
+			b.declares = true
+			toks = toks[1:]
+		case b.is(toks, 0, "begin"):
+			b.declares = false
+			toks = toks[1:]
+		case b.declares:
+			b.declaration(toks)
+			return
+		case b.is(toks, 0, "exception", "else", "loop"):
+			toks = toks[1:]
+		case b.is(toks, 0, "if", "elsif", "elseif", "when"):
+			// After WHEN are the expressions of a CASE statement, or the
+			// conditions that are handled, which read like columns.
+			n := b.find(toks, 1, "then")
+			b.expression(toks[1:n])
+			toks = toks[min(n+1, len(toks)):]
+		case b.is(toks, 0, "case"):
+			n := b.find(toks, 1, "when")
+			b.expression(toks[1:n])
+			toks = toks[n:]
+		case b.is(toks, 0, "while"):
+			n := b.find(toks, 1, "loop")
+			b.expression(toks[1:n])
+			toks = toks[min(n+1, len(toks)):]
+		case b.is(toks, 0, "for", "foreach"):
+			n := b.find(toks, 1, "loop")
+			b.loop(toks[1:n])
+			toks = toks[min(n+1, len(toks)):]
+		case b.is(toks, 0, "end"):
+			return // END IF, END LOOP, END label
+		default:
+			b.simple(toks)
+			return
+		}
+	}
+}
+
+// find is the index of the first of words from toks[i] on, outside parentheses
+// and CASE expressions, or len(toks).
+func (b *plpgsqlBody) find(toks []token, i int, words ...string) int {
+	depth, cases := 0, 0
+	for ; i < len(toks); i++ {
+		switch t := toks[i]; {
+		case t.kind == tokOpen || t.kind == tokOpenSq:
+			depth++
+		case t.kind == tokClose || t.kind == tokCloseSq:
+			depth--
+		case t.kind != tokWord || depth > 0:
+		case cases == 0 && b.is(toks, i, words...):
+			return i
+		case b.is(toks, i, "case"):
+			cases++
+		case cases > 0 && t.word == kwEnd:
+			cases--
+		}
+	}
+	return len(toks)
+}
+
+// expression reads what PL/pgSQL puts SELECT in front of.
+func (b *plpgsqlBody) expression(toks []token) {
+	if len(toks) > 0 {
+		b.scan(toks)
+	}
+}
+
+// dynamic reads what follows EXECUTE: an expression for a text. Behind it are
+// variables to put the result INTO, and expressions after USING.
+func (b *plpgsqlBody) dynamic(toks []token) {
+	n := b.find(toks, 0, "into", "using")
+	text, ok := "", false
+	if n == 1 {
+		text, ok = stringValue(b.sql[toks[0].start:toks[0].end])
+	}
+	if !ok {
+		b.raise(Write, ReasonFunction)
+	} else {
+		body := b.scanner.sql
+		b.sql, b.plpgsql = text, false
+		inner, _ := lex(text, nil)
+		b.statements(inner)
+		b.sql, b.plpgsql = body, true
+	}
+	b.expression(toks)
+}
+
+// stringValue is the text that a literal stands for, if it has no escapes.
+func stringValue(lit string) (text string, ok bool) {
+	switch {
+	case len(lit) >= 2 && lit[0] == '$':
+		n := strings.IndexByte(lit[1:], '$') + 2
+		if len(lit) < 2*n {
+			return "", false
+		}
+		return lit[n : len(lit)-n], true
+	case len(lit) >= 2 && lit[0] == '\'' && strings.IndexByte(lit, '\\') < 0 && strings.IndexByte(lit, '\n') < 0:
+		return strings.ReplaceAll(lit[1:len(lit)-1], "''", "'"), true
+	}
+	return "", false
+}
+
+// query reads a query or a data-modifying statement that returns rows.
+func (b *plpgsqlBody) query(toks []token) {
+	switch {
+	case b.is(toks, 0, "execute"):
+		b.dynamic(toks[1:])
+	case startsQuery(toks) || len(toks) > 0 && dataModifying(toks[0].word):
+		b.statement(toks)
+	default:
+		b.raise(Unclassified, ReasonUnclassified)
+	}
+}
+
+// loop reads what stands between FOR or FOREACH and LOOP.
+func (b *plpgsqlBody) loop(toks []token) {
+	n := b.find(toks, 0, "in")
+	if n == len(toks) {
+		b.raise(Unclassified, ReasonUnclassified)
+		return
+	}
+	toks = toks[n+1:]
+	switch {
+	case b.is(toks, 0, "array"): // FOREACH x IN ARRAY
+		b.expression(toks[1:])
+	case b.is(toks, 0, "execute"), startsQuery(toks), len(toks) > 0 && dataModifying(toks[0].word):
+		b.query(toks)
+	case b.isCursor(toks):
+		b.expression(toks[1:]) // arguments in parentheses
+	default: // integers: [REVERSE] a .. b [BY c]
+		if b.is(toks, 0, "reverse") {
+			toks = toks[1:]
+		}
+		b.expression(toks)
+	}
+}
+
+func (b *plpgsqlBody) isCursor(toks []token) bool {
+	if len(toks) == 0 {
+		return false
+	}
+	name, ok := identifier(b.sql, toks[0])
+	if !ok {
+		return false
+	}
+	return slices.Contains(b.cursors, name)
+}
+
+// declaration reads one line of a DECLARE section.
+func (b *plpgsqlBody) declaration(toks []token) {
+	if len(toks) < 2 {
+		b.raise(Unclassified, ReasonUnclassified)
+		return
+	}
+	rest := toks[1:]
+	if b.is(rest, 0, "no") || b.is(rest, 0, "scroll") {
+		rest = rest[b.find(rest, 0, "cursor"):]
+	}
+	switch {
+	case b.is(rest, 0, "alias"):
+		return
+	case b.is(rest, 0, "cursor"):
+		if name, ok := identifier(b.sql, toks[0]); ok {
+			b.cursors = append(b.cursors, name)
+		}
+		n := b.find(rest, 1, "for", "is")
+		b.query(rest[min(n+1, len(rest)):])
+		return
+	case b.is(rest, 0, "constant"):
+		rest = rest[1:]
+	}
+	if last, ok := chainEnd(rest, 0); ok {
+		if last+1 >= len(rest) || b.sql[rest[last+1].start:rest[last+1].end] != "%" { // x t.c%TYPE
+			b.typeName(rest[:last+1]) // TODO
+		}
+	}
+	for i, t := range rest {
+		switch {
+		case t.word == kwReserved && b.is(rest, i, "default"),
+			t.kind == tokOp && b.sql[t.start:t.end] == "=":
+			b.expression(rest[i+1:])
+			return
+		}
+	}
+}
+
+// simple reads a statement that opens and closes no block.
+func (b *plpgsqlBody) simple(toks []token) {
+	rest := toks[1:]
+	switch {
+	case b.assigns(toks):
+		b.expression(toks)
+	case b.is(toks, 0, "null", "get"): // GET DIAGNOSTICS
+	case b.is(toks, 0, "perform", "assert"):
+		b.expression(rest)
+	case b.is(toks, 0, "exit", "continue"):
+		if n := b.find(rest, 0, "when"); n < len(rest) {
+			b.expression(rest[n+1:])
+		}
+	case b.is(toks, 0, "return"):
+		switch {
+		case b.is(rest, 0, "query"):
+			b.query(rest[1:])
+		case b.is(rest, 0, "next"):
+			b.expression(rest[1:])
+		default:
+			b.expression(rest)
+		}
+	case b.is(toks, 0, "raise"):
+		b.expression(rest)
+	case b.is(toks, 0, "execute"):
+		b.dynamic(rest)
+	case b.is(toks, 0, "open"):
+		if n := b.find(rest, 0, "for"); n < len(rest) {
+			b.query(rest[n+1:])
+		} else if len(rest) > 1 {
+			b.expression(rest[1:]) // arguments in parentheses
+		}
+	case b.is(toks, 0, "fetch", "move", "close"): // of a cursor variable
+		if b.is(rest, 0, "absolute", "relative", "forward", "backward") {
+			b.expression(rest[1:])
+		}
+	default:
+		b.statement(toks)
+	}
+}
+
+// assigns reports whether toks are an assignment: a variable, perhaps with
+// fields and subscripts, and = or := after it.
+func (b *plpgsqlBody) assigns(toks []token) bool {
+	i, ok := chainEnd(toks, 0)
+	if !ok {
+		return false
+	}
+	for i++; i < len(toks); i++ {
+		switch toks[i].kind {
+		case tokOpenSq:
+			for depth := 0; i < len(toks); i++ {
+				if toks[i].kind == tokOpenSq {
+					depth++
+				} else if toks[i].kind == tokCloseSq {
+					if depth--; depth == 0 {
+						break
+					}
+				}
+			}
+		case tokDot, tokWord, tokQuoted, tokUQuoted:
+			if toks[i].kind != tokDot && toks[i-1].kind != tokDot {
+				return false
+			}
+		case tokColon:
+			return true
+		case tokOp:
+			return b.sql[toks[i].start:toks[i].end] == "="
+		default:
+			return false
+		}
+	}
+	return false
+}
