@@ -59,6 +59,11 @@ func TestImports(t *testing.T) {
 			"the probe reports what servers say, through any driver; the connector makes a view of it",
 		},
 		{
+			module + "/internal/catalog",
+			[]string{module, module + "/lagprobe", "github.com/jackc/..."},
+			"it asks any server, through any driver, for what routing then judges by",
+		},
+		{
 			module + "/internal/sqlconn",
 			[]string{module + "/..."},
 			"it knows drivers, not herds",

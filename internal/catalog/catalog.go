@@ -1,0 +1,285 @@
+// Package catalog finds out what the names of statements stand for, in the
+// catalogue of a live server, as far as it matters to routing: does a function
+// write, does a view call one that does, is a table unlogged?
+//
+//	names ── Keeper ── Read ──▶ store ── graph ──▶ routing.Catalog
+//
+// [Read] looks names up under the session's search_path, and then what is
+// behind them, for as long as there is more: the query of a view, the
+// policies of a table, the checks of a domain, the function of an operator,
+// the body of a function in SQL or PL/pgSQL, and the names in that. Objects
+// are told apart by oid, and names in a function's body are looked up under the
+// path that the function has. What it then computes is the least that all
+// these may do together. What nobody can look into, a function in C, is
+// believed to be what it is declared.
+//
+// Only what statements name is ever looked up, by index: a database of 50 000
+// functions costs no more than one of fifty. No locks are taken on tables.
+//
+// A [Keeper] does this in the background, and again from time to time.
+package catalog
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pgherd/pgherd/routing"
+)
+
+const (
+	// refreshInterval is how long a change of a definition that was made
+	// elsewhere may go unnoticed.
+	refreshInterval = 10 * time.Second
+
+	// retryInterval is the time after a failure until the next attempt.
+	retryInterval = time.Second
+
+	// readTimeout bounds one reading.
+	readTimeout = 30 * time.Second
+
+	// maxNames bounds what is remembered. Beyond it everything is forgotten, and
+	// what is still in use comes back.
+	maxNames = 20_000
+)
+
+// A Keeper keeps a [routing.Catalog] of the names that it was asked for. It is
+// safe for concurrent use.
+type Keeper struct {
+	read    func(context.Context, routing.Names) (*routing.Catalog, error)
+	publish func(*routing.Catalog)
+
+	wake chan struct{} // has room for one
+	stop context.CancelFunc
+	done chan struct{}
+
+	mu struct {
+		sync.Mutex
+		current *routing.Catalog
+		wanted  nameSet       // asked for and not yet in current
+		epoch   int           // counts calls of Invalidate
+		tries   int           // counts readings that ended, well or not
+		err     error         // of the last one
+		changed chan struct{} // closed when tries changes
+	}
+}
+
+// NewKeeper returns a keeper, which runs until Close. read is [Read], of
+// whichever server can be asked. publish is called with each new catalogue, one
+// call at a time, and must not call the keeper; the first one is empty.
+func NewKeeper(read func(context.Context, routing.Names) (*routing.Catalog, error), publish func(*routing.Catalog)) *Keeper {
+	ctx, cancel := context.WithCancel(context.Background())
+	k := &Keeper{
+		read:    read,
+		publish: publish,
+		wake:    make(chan struct{}, 1),
+		stop:    cancel,
+		done:    make(chan struct{}),
+	}
+	k.mu.changed = make(chan struct{})
+	k.mu.current = new(routing.Catalog)
+	k.publish(k.mu.current)
+	go k.run(ctx)
+	return k
+}
+
+// Want asks for names, without waiting.
+func (k *Keeper) Want(names routing.Names) {
+	k.mu.Lock()
+	k.mu.wanted.add(names)
+	k.mu.Unlock()
+	k.poke()
+}
+
+func (k *Keeper) poke() {
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Read asks for names and waits until they are known, or cannot be. What it
+// waits for is read after the call.
+func (k *Keeper) Read(ctx context.Context, names routing.Names) error {
+	k.mu.Lock()
+	k.mu.wanted.add(names)
+	target := k.mu.tries + 2 // the one that may be under way does not count
+	k.mu.Unlock()
+	for {
+		k.poke()
+		k.mu.Lock()
+		tries, err, changed := k.mu.tries, k.mu.err, k.mu.changed
+		k.mu.Unlock()
+		if tries >= target {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-k.done:
+			return errClosed
+		}
+	}
+}
+
+var errClosed = errors.New("catalog: closed")
+
+// Invalidate forgets everything, because definitions may have changed. Names
+// are unknown until they were asked for and read again.
+func (k *Keeper) Invalidate() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.epoch++
+	if k.mu.current.Len() > 0 {
+		k.mu.current = new(routing.Catalog)
+		k.publish(k.mu.current)
+	}
+}
+
+// Close ends the keeper and waits for it.
+func (k *Keeper) Close() {
+	k.stop()
+	<-k.done
+}
+
+func (k *Keeper) run(ctx context.Context) {
+	defer close(k.done)
+	refresh := time.NewTicker(refreshInterval)
+	defer refresh.Stop()
+	var retry <-chan time.Time
+	for {
+		var all bool
+		select {
+		case <-ctx.Done():
+			return
+		case <-k.wake:
+		case <-retry:
+		case <-refresh.C:
+			all = true
+		}
+		retry = nil
+		if err := k.update(ctx, all); err != nil {
+			retry = time.After(retryInterval)
+		}
+	}
+}
+
+// update reads what is wanted, or all that was ever read.
+func (k *Keeper) update(ctx context.Context, all bool) error {
+	k.mu.Lock()
+	epoch, wanted := k.mu.epoch, k.mu.wanted
+	k.mu.wanted = nameSet{}
+	if all {
+		wanted.addCatalog(k.mu.current)
+	}
+	k.mu.Unlock()
+
+	var found *routing.Catalog
+	var err error
+	if wanted.len() > 0 {
+		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		found, err = k.read(ctx, wanted.names())
+		cancel()
+	}
+
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case err != nil:
+		k.mu.wanted.add(wanted.names())
+	case found == nil:
+	case k.mu.epoch != epoch:
+		// It may be older than the change.
+		k.mu.wanted.add(wanted.names())
+		k.poke()
+		return nil
+	default:
+		k.mergeLocked(found)
+	}
+	k.mu.tries++
+	k.mu.err = err
+	close(k.mu.changed)
+	k.mu.changed = make(chan struct{})
+	return err
+}
+
+// mergeLocked publishes what was found, beside what was known before.
+func (k *Keeper) mergeLocked(found *routing.Catalog) {
+	old := k.mu.current
+	if old.Len() > maxNames {
+		old = new(routing.Catalog)
+	}
+	merged := &routing.Catalog{
+		Functions: merge(old.Functions, found.Functions),
+		Relations: merge(old.Relations, found.Relations),
+		Operators: merge(old.Operators, found.Operators),
+		Types:     merge(old.Types, found.Types),
+	}
+	// What statements were found to be stays valid with the catalogue it was
+	// found with: where nothing changed, it is not replaced.
+	if !reflect.DeepEqual(merged, k.mu.current) {
+		k.mu.current = merged
+		k.publish(merged)
+	}
+}
+
+func merge[V any](old, found map[string]V) map[string]V {
+	m := make(map[string]V, len(old)+len(found))
+	maps.Copy(m, old)
+	maps.Copy(m, found)
+	return m
+}
+
+// A nameSet is a set of names of each kind.
+type nameSet [numKinds]map[string]struct{}
+
+func (s *nameSet) add(n routing.Names) {
+	for k, list := range [numKinds][]string{procs: n.Functions, relations: n.Relations, operators: n.Operators, types: n.Types} {
+		for _, name := range list {
+			s.put(kind(k), name)
+		}
+	}
+}
+
+func (s *nameSet) put(k kind, name string) {
+	if s[k] == nil {
+		s[k] = make(map[string]struct{})
+	}
+	s[k][name] = struct{}{}
+}
+
+func (s *nameSet) addCatalog(c *routing.Catalog) {
+	for name := range c.Functions {
+		s.put(procs, name)
+	}
+	for name := range c.Relations {
+		s.put(relations, name)
+	}
+	for name := range c.Operators {
+		s.put(operators, name)
+	}
+	for name := range c.Types {
+		s.put(types, name)
+	}
+}
+
+func (s *nameSet) len() (n int) {
+	for _, m := range s {
+		n += len(m)
+	}
+	return n
+}
+
+func (s *nameSet) names() routing.Names {
+	return routing.Names{
+		Functions: slices.Collect(maps.Keys(s[procs])),
+		Relations: slices.Collect(maps.Keys(s[relations])),
+		Operators: slices.Collect(maps.Keys(s[operators])),
+		Types:     slices.Collect(maps.Keys(s[types])),
+	}
+}

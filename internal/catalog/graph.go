@@ -1,0 +1,517 @@
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"slices"
+
+	"github.com/pgherd/pgherd/routing"
+)
+
+// An object is one that statements reach, in the context of a search_path: a
+// function that sets none has that of its caller.
+type object struct {
+	kind kind
+	oid  uint32
+	path int // index into graph.paths
+}
+
+// A graph holds what the objects of a store mean.
+type graph struct {
+	*store
+	paths    []searchPath
+	pathKeys map[string]int
+
+	readOnly map[string]bool     // functions that are declared harmless, as s.f or f
+	internal map[string][]string // the names of PostgreSQL's functions by their symbols, as far as users' functions call them
+
+	objects []object // in the order of their discovery
+	meaning map[object]routing.Meaning
+	tainted map[uint32]bool // types that a cast which is not harmless converts
+}
+
+// Read finds out what names mean, in a transaction that only reads. readOnly are
+// the functions that somebody vouches for, bare or with their schema.
+func Read(ctx context.Context, conn *sql.Conn, names routing.Names, readOnly []string) (*routing.Catalog, error) {
+	// One snapshot, so that what is read together belongs together.
+	tx, err := conn.BeginTx(ctx, &sql.TxOptions{ReadOnly: true, Isolation: sql.LevelRepeatableRead})
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback()
+	g := &graph{
+		store:    newStore(ctx, tx),
+		pathKeys: make(map[string]int),
+		readOnly: make(map[string]bool),
+		meaning:  make(map[object]routing.Meaning),
+		tainted:  make(map[uint32]bool),
+	}
+	for _, name := range readOnly {
+		g.readOnly[name] = true
+	}
+	if err := g.session(); err != nil {
+		return nil, err
+	}
+	session := g.pathIndex(g.path)
+	if err := g.discover(names, session); err != nil {
+		return nil, err
+	}
+	if err := g.readInternal(); err != nil {
+		return nil, err
+	}
+	g.settle()
+	if g.taint() {
+		if err := g.readColumns(); err != nil {
+			return nil, err
+		}
+		g.settle()
+	}
+	return g.catalog(names, session), nil
+}
+
+func (g *graph) pathIndex(p searchPath) int {
+	key := p.key()
+	i, ok := g.pathKeys[key]
+	if !ok {
+		i = len(g.paths)
+		g.paths = append(g.paths, p)
+		g.pathKeys[key] = i
+	}
+	return i
+}
+
+// A body is a text whose names are looked up under a path.
+type body struct {
+	names routing.Names
+	path  int
+}
+
+// discover reads the objects behind names, those behind them, and so on.
+func (g *graph) discover(names routing.Names, session int) error {
+	bodies := []body{{names, session}}
+	for _, c := range g.casts {
+		g.visit(object{procs, c.proc, session})
+	}
+	followed := make(map[object]bool)
+	for {
+		progress := false
+		// The names of all bodies are resolved in each round: what they stand
+		// for has come in the meantime.
+		for _, b := range bodies {
+			g.eachName(b, func(k kind, name string) {
+				g.need(k, g.paths[b.path], name)
+				for _, oid := range g.resolve(k, b.path, name) {
+					g.visit(object{k, oid, b.path})
+				}
+			})
+		}
+		for i := 0; i < len(g.objects); i++ {
+			o := g.objects[i]
+			if r, b, ok := g.behind(o); ok && !followed[o] {
+				followed[o], progress = true, true
+				for k, list := range [numKinds][]uint32{procs: r.procs, relations: r.relations, operators: r.operators, types: r.types} {
+					for _, oid := range list {
+						g.visit(object{kind(k), oid, b.path})
+					}
+				}
+				bodies = append(bodies, b)
+			}
+		}
+		more, err := g.load()
+		if err != nil || !more && !progress {
+			return err
+		}
+	}
+}
+
+// behind returns what an object refers to, by oid and by name, once it was read.
+func (g *graph) behind(o object) (r refs, b body, ok bool) {
+	b.path = o.path
+	switch o.kind {
+	case procs:
+		p := g.proc[o.oid]
+		if p == nil {
+			return r, b, false
+		}
+		if p.path != nil {
+			b.path = g.pathIndex(*p.path)
+		}
+		if p.body != nil && !g.isReadOnly(p) {
+			b.names = routing.NamesOf(p.body)
+		}
+		return p.refs, b, true
+	case relations:
+		t := g.relation[o.oid]
+		if t == nil {
+			return r, b, false
+		}
+		r = t.refs
+		r.procs = append(slices.Clip(r.procs), t.methods...)
+		return r, b, true
+	case operators:
+		op := g.operator[o.oid]
+		if op == nil {
+			return r, b, false
+		}
+		return refs{procs: []uint32{op.proc}}, b, true
+	default:
+		t := g.dataType[o.oid]
+		if t == nil {
+			return r, b, false
+		}
+		return t.refs, b, true
+	}
+}
+
+func (g *graph) eachName(b body, do func(kind, string)) {
+	for k, list := range [numKinds][]string{procs: b.names.Functions, relations: b.names.Relations, operators: b.names.Operators, types: b.names.Types} {
+		for _, name := range list {
+			do(kind(k), name)
+		}
+	}
+	for _, name := range b.names.Functions {
+		do(types, name) // a call may be a cast
+	}
+}
+
+// visit takes an object into the graph.
+func (g *graph) visit(o object) {
+	if _, ok := g.meaning[o]; ok {
+		return
+	}
+	if o.kind != procs && isBuiltin(o.oid) {
+		return // harmless, or known by its name
+	}
+	g.needOID(o.kind, o.oid)
+	g.meaning[o] = routing.Harmless
+	g.objects = append(g.objects, o)
+}
+
+// resolve returns what a name may stand for under a path, as far as it was
+// read. A function or an operator may be any of those of its name, whatever the
+// order of the path; a relation or a type is the first.
+func (g *graph) resolve(k kind, path int, name string) []uint32 {
+	schema, bare := splitName(name)
+	if schema != "" {
+		return g.byName[k][qualified{schema, bare}]
+	}
+	var all []uint32
+	for _, schema := range g.paths[path] {
+		list := g.byName[k][qualified{schema, bare}]
+		if len(list) > 0 && (k == relations || k == types) {
+			return list[:1]
+		}
+		all = append(all, list...)
+	}
+	return all
+}
+
+// readInternal looks up the symbols of PostgreSQL's source that users made
+// functions of.
+func (g *graph) readInternal() error {
+	var symbols []string
+	for _, p := range g.proc {
+		if p.language == "internal" && p.kind != "a" && !isBuiltin(p.oid) {
+			symbols = append(symbols, p.text)
+		}
+	}
+	if len(symbols) == 0 {
+		return nil
+	}
+	g.internal = make(map[string][]string)
+	return g.query(func(rows *sql.Rows) error {
+		var symbol, name string
+		err := rows.Scan(&symbol, &name)
+		g.internal[symbol] = append(g.internal[symbol], name)
+		return err
+	}, `SELECT DISTINCT prosrc, proname::text FROM pg_catalog.pg_proc WHERE oid < 16384 AND prosrc = ANY ($1::text[])`, textArray(symbols))
+}
+
+// settle computes what the objects mean. They may depend on each other in
+// circles, so that it starts from harmless and goes on until nothing changes: a
+// meaning only ever grows stronger.
+func (g *graph) settle() {
+	for changed := true; changed; {
+		changed = false
+		for _, o := range g.objects {
+			old := g.meaning[o]
+			m := g.compute(o)
+			if m.Class != old.Class || m.Reason != old.Reason || m.Pins != old.Pins || !slices.Equal(m.Attributes, old.Attributes) {
+				g.meaning[o], changed = m, true
+			}
+		}
+	}
+}
+
+// compute is the meaning of an object, given what is known of the others.
+func (g *graph) compute(o object) routing.Meaning {
+	switch o.kind {
+	case procs:
+		return g.procMeaning(o)
+	case relations:
+		return g.relationMeaning(o)
+	case operators:
+		if op := g.operator[o.oid]; op != nil {
+			return g.of(procs, op.proc, o.path)
+		}
+	case types:
+		if t := g.dataType[o.oid]; t != nil {
+			return g.refsMeaning(&t.refs, o.path)
+		}
+	}
+	return routing.Meaning{} // it was dropped after it was referred to
+}
+
+// of is what is known of an object so far.
+func (g *graph) of(k kind, oid uint32, path int) routing.Meaning {
+	if k != procs && isBuiltin(oid) {
+		return routing.Harmless
+	}
+	return g.meaning[object{k, oid, path}]
+}
+
+var mayWrite = routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction}
+
+func (g *graph) procMeaning(o object) routing.Meaning {
+	p := g.proc[o.oid]
+	if p == nil {
+		return routing.Meaning{}
+	}
+	path := o.path
+	if p.path != nil {
+		path = g.pathIndex(*p.path)
+	}
+	switch {
+	case isBuiltin(p.oid):
+		return routing.FunctionMeaning(p.name)
+	case g.isReadOnly(p):
+		return routing.Harmless
+	}
+	m := g.refsMeaning(&p.refs, path)
+	switch {
+	case p.kind == "a": // what it does is in the functions that it consists of
+	case p.body != nil:
+		m.Add(g.bodyMeaning(p, path))
+	case p.language == "sql": // its body is stored parsed
+	case len(g.internal[p.text]) > 0:
+		for _, name := range g.internal[p.text] {
+			m.Add(routing.FunctionMeaning(name))
+		}
+	default:
+		m.Add(g.declared(p))
+	}
+	return m
+}
+
+// declared is the meaning of a function that nobody can look into. What is
+// declared not to be volatile is believed.
+func (g *graph) declared(p *proc) routing.Meaning {
+	if known := routing.FunctionMeaning(p.name); known.Class != routing.Unclassified && p.extension != "" {
+		return known
+	}
+	if p.volatility == "v" && !(p.extension != "" && routing.ExtensionHarmless(p.name)) {
+		m := mayWrite
+		m.Because = "is volatile, in " + p.language
+		return m
+	}
+	return routing.Harmless
+}
+
+// bodyMeaning is what a body in SQL or PL/pgSQL does.
+func (g *graph) bodyMeaning(p *proc, path int) routing.Meaning {
+	st, _ := routing.Judge(p.text, p.body, scope{g, path})
+	m := routing.Meaning{Class: st.Class, Reason: st.Reason, Pins: st.Pins, Because: st.Because}
+	switch m.Class {
+	case routing.Read:
+		if m.Reason == routing.ReasonUnresolved {
+			// It reads what does not exist now, and may when it is called.
+			m = mayWrite
+			m.Because = "names what does not exist"
+		}
+	case routing.Write, routing.SessionState:
+	default:
+		m.Class, m.Reason = routing.Write, routing.ReasonFunction
+	}
+	if m.Class != routing.Read && m.Because == "" {
+		m.Because = "its body: " + st.Reason.String()
+	}
+	return m
+}
+
+func (g *graph) relationMeaning(o object) routing.Meaning {
+	r := g.relation[o.oid]
+	if r == nil {
+		return routing.Meaning{}
+	}
+	server := routing.Meaning{Class: routing.Write, Reason: routing.ReasonServerState}
+	switch {
+	case r.persistence == "u":
+		server.Because = "is unlogged"
+		return server
+	case r.foreign:
+		server.Because = "is a foreign table"
+		return server
+	case r.kind == "S":
+		server.Because = "is a sequence"
+		return server
+	}
+	m := g.refsMeaning(&r.refs, o.path)
+	for _, oid := range r.methods {
+		if p := g.proc[oid]; p != nil && g.of(procs, oid, o.path).Class != routing.Read {
+			m.Attributes = append(m.Attributes, p.name)
+		}
+	}
+	for _, t := range r.columns {
+		if g.tainted[t] {
+			m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a column whose cast is not harmless"})
+		}
+	}
+	return m
+}
+
+// refsMeaning is the meaning of all that r refers to.
+func (g *graph) refsMeaning(r *refs, path int) routing.Meaning {
+	m := routing.Harmless
+	if r.own.Class != routing.Unclassified {
+		m.Add(r.own)
+	}
+	for k, list := range [numKinds][]uint32{procs: r.procs, relations: r.relations, operators: r.operators, types: r.types} {
+		for _, oid := range list {
+			o := g.of(kind(k), oid, path)
+			if o.Class == routing.Unclassified {
+				continue // dropped: its user fails on either server
+			}
+			m.Add(o)
+			if kind(k) == types && g.tainted[oid] {
+				m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "uses a type whose cast is not harmless"})
+			}
+		}
+	}
+	return m
+}
+
+func (g *graph) isReadOnly(p *proc) bool {
+	return g.readOnly[p.name] || g.readOnly[p.schema+"."+p.name]
+}
+
+// taint notes the types whose casts are not harmless, and reports whether there
+// are any. A text need not name a cast, nor the type: a column of it is enough.
+func (g *graph) taint() bool {
+	for _, c := range g.casts {
+		if g.of(procs, c.proc, 0).Class != routing.Read {
+			for _, t := range []uint32{c.source, c.target} {
+				if !isBuiltin(t) {
+					g.tainted[t] = true
+				}
+			}
+		}
+	}
+	return len(g.tainted) > 0
+}
+
+// A scope is what names mean under a path.
+type scope struct {
+	*graph
+	path int
+}
+
+func (n scope) Function(name string) ([]routing.Overload, bool) {
+	var list []*proc
+	for _, oid := range n.resolve(procs, n.path, name) {
+		if p := n.proc[oid]; p != nil {
+			list = append(list, p)
+		}
+	}
+	overloads := []routing.Overload{}
+	for _, p := range list {
+		if isBuiltin(p.oid) {
+			continue
+		}
+		o := routing.Overload{Meaning: n.of(procs, p.oid, n.path), MinArgs: p.minArgs, MaxArgs: p.maxArgs}
+		for i := range min(len(p.categories), len(o.Refuses)) {
+			o.Refuses[i] = refuses(p, i, list)
+		}
+		overloads = append(overloads, o)
+	}
+	return overloads, true
+}
+
+// refuses tells which literals cannot be an argument of p, if p is one of
+// list. A string whose type is open prefers a function that takes strings.
+// https://www.postgresql.org/docs/current/typeconv-func.html
+func refuses(p *proc, arg int, list []*proc) (bits uint8) {
+	category := p.categories[arg]
+	switch category {
+	case 'P', 'U', 'X': // pseudo-types, and those that may have casts of their own
+		return 0
+	case 'N':
+		bits = routing.RefusesBoolean
+	case 'B':
+		bits = routing.RefusesInteger | routing.RefusesNumeric
+	default:
+		bits = routing.RefusesBoolean | routing.RefusesInteger | routing.RefusesNumeric
+	}
+	if category != 'S' && slices.ContainsFunc(list, func(q *proc) bool {
+		return len(q.categories) == len(p.categories) && q.categories[arg] == 'S'
+	}) {
+		bits |= routing.RefusesString
+	}
+	return bits
+}
+
+func (n scope) Relation(name string) (routing.Meaning, bool) {
+	return n.first(relations, name), true
+}
+
+func (n scope) Type(name string) (routing.Meaning, bool) {
+	return n.first(types, name), true
+}
+
+func (n scope) first(k kind, name string) routing.Meaning {
+	list := n.resolve(k, n.path, name)
+	if len(list) == 0 {
+		return routing.Meaning{}
+	}
+	m := n.of(k, list[0], n.path)
+	if k == types && n.tainted[list[0]] {
+		m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a cast that is not harmless"})
+	}
+	return m
+}
+
+func (n scope) Operator(name string) (routing.Meaning, bool) {
+	m := routing.Harmless
+	list := n.resolve(operators, n.path, name)
+	if schema, _ := splitName(name); len(list) == 0 && schema != "" && schema != "pg_catalog" {
+		return routing.Meaning{}, true
+	}
+	for _, oid := range list {
+		m.Add(n.of(operators, oid, n.path))
+	}
+	return m, true
+}
+
+// catalog returns what names mean in the session.
+func (g *graph) catalog(want routing.Names, session int) *routing.Catalog {
+	n := scope{g, session}
+	c := &routing.Catalog{
+		Functions: make(map[string][]routing.Overload, len(want.Functions)),
+		Relations: make(map[string]routing.Meaning, len(want.Relations)),
+		Operators: make(map[string]routing.Meaning, len(want.Operators)),
+		Types:     make(map[string]routing.Meaning, len(want.Types)),
+	}
+	for _, name := range want.Functions {
+		c.Functions[name], _ = n.Function(name)
+		c.Types[name], _ = n.Type(name)
+	}
+	for _, name := range want.Relations {
+		c.Relations[name], _ = n.Relation(name)
+	}
+	for _, name := range want.Operators {
+		c.Operators[name], _ = n.Operator(name)
+	}
+	for _, name := range want.Types {
+		c.Types[name], _ = n.Type(name)
+	}
+	return c
+}

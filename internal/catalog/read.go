@@ -1,0 +1,436 @@
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pgherd/pgherd/routing"
+)
+
+// firstUserOID is where the oids of what users make begin; below it is what
+// came with PostgreSQL.
+// https://github.com/postgres/postgres/blob/master/src/include/access/transam.h
+const firstUserOID = 16384
+
+func isBuiltin(oid uint32) bool { return oid < firstUserOID }
+
+// A proc is a function, aggregate or procedure.
+type proc struct {
+	oid          uint32
+	schema, name string
+	kind         string // of pg_proc.prokind
+	volatility   string
+	language     string
+	extension    string // that it belongs to, or ""
+
+	minArgs, maxArgs int
+	categories       string // pg_type.typcategory of each argument
+	types            []uint32
+
+	path *searchPath        // its own, or nil for the caller's
+	text string             // body in SQL or PL/pgSQL
+	body *routing.Statement // what text is, or nil
+	refs refs               // of a body that is stored parsed; an aggregate's functions
+}
+
+// A relation is a table, view, sequence and so on.
+type relation struct {
+	oid         uint32
+	kind        string // of pg_class.relkind
+	persistence string // "u" for unlogged, also where one of its children is
+	foreign     bool   // it or one of its children is a foreign table
+	rowType     uint32
+	refs        refs     // of a view's query and of policies
+	methods     []uint32 // functions of its row
+	columns     []uint32 // types; read only where it matters
+}
+
+// A dataType is a type that somebody made.
+type dataType struct {
+	oid  uint32
+	refs refs // checks of a domain, functions of a range; other types that it consists of
+}
+
+// An operator is one that somebody made.
+type operator struct {
+	oid  uint32
+	proc uint32
+}
+
+// A qualified is a name with its schema.
+type qualified struct{ schema, name string }
+
+// kinds of objects, each with its own namespace.
+type kind int
+
+const (
+	procs kind = iota
+	relations
+	operators
+	types
+	numKinds
+)
+
+// A store has the objects that were read, in one transaction.
+type store struct {
+	ctx context.Context
+	tx  *sql.Tx
+
+	path searchPath // of the session
+	user string
+
+	proc     map[uint32]*proc
+	relation map[uint32]*relation
+	operator map[uint32]*operator
+	dataType map[uint32]*dataType
+	byName   [numKinds]map[qualified][]uint32
+
+	wantNames [numKinds]map[qualified]bool // true once it was asked for
+	wantOIDs  [numKinds]map[uint32]bool
+	casts     []cast
+}
+
+// A cast is one that somebody made and that calls a function.
+type cast struct{ source, target, proc uint32 }
+
+func newStore(ctx context.Context, tx *sql.Tx) *store {
+	s := &store{
+		ctx:      ctx,
+		tx:       tx,
+		proc:     make(map[uint32]*proc),
+		relation: make(map[uint32]*relation),
+		operator: make(map[uint32]*operator),
+		dataType: make(map[uint32]*dataType),
+	}
+	for k := range numKinds {
+		s.byName[k] = make(map[qualified][]uint32)
+		s.wantNames[k] = make(map[qualified]bool)
+		s.wantOIDs[k] = make(map[uint32]bool)
+	}
+	return s
+}
+
+// query calls scan for each row.
+func (s *store) query(scan func(*sql.Rows) error, query string, args ...any) error {
+	rows, err := s.tx.QueryContext(s.ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// separator stands between the parts of values that are lists.
+const separator = "\x01"
+
+// session reads what bare names depend on, and the casts.
+func (s *store) session() error {
+	var path string
+	err := s.tx.QueryRowContext(s.ctx, `SELECT pg_catalog.array_to_string(pg_catalog.current_schemas(true), pg_catalog.chr(1)), current_user::text`).Scan(&path, &s.user)
+	if err != nil {
+		return err
+	}
+	s.path = strings.Split(path, separator)
+	return s.query(func(rows *sql.Rows) error {
+		var c cast
+		err := rows.Scan(&c.source, &c.target, &c.proc)
+		s.casts = append(s.casts, c)
+		s.needOID(procs, c.proc)
+		return err
+	}, `SELECT castsource::int8, casttarget::int8, castfunc::oid::int8 FROM pg_catalog.pg_cast WHERE oid >= $1::int8::oid AND castfunc <> 0::oid`, firstUserOID)
+}
+
+// need asks for a name under a path.
+func (s *store) need(k kind, path searchPath, name string) {
+	schema, bare := splitName(name)
+	if schema != "" {
+		s.needName(k, qualified{schema, bare})
+		return
+	}
+	for _, schema := range path {
+		s.needName(k, qualified{schema, bare})
+	}
+}
+
+func (s *store) needName(k kind, q qualified) {
+	if _, ok := s.wantNames[k][q]; !ok {
+		s.wantNames[k][q] = false
+	}
+}
+
+func (s *store) needOID(k kind, oids ...uint32) {
+	for _, oid := range oids {
+		// Of PostgreSQL's own objects only functions are looked at one by one.
+		if _, ok := s.wantOIDs[k][oid]; !ok && (k == procs || !isBuiltin(oid)) {
+			s.wantOIDs[k][oid] = false
+		}
+	}
+}
+
+// load reads what is needed and not yet read. It reports whether there was any.
+func (s *store) load() (bool, error) {
+	read := [numKinds]func(join string, args ...any) error{s.readProcs, s.readRelations, s.readOperators, s.readTypes}
+	what := [numKinds]string{"functions", "relations", "operators", "types"}
+	any := false
+	for k := range numKinds {
+		var schemas, names []string
+		for q, done := range s.wantNames[k] {
+			if !done {
+				s.wantNames[k][q] = true
+				schemas, names = append(schemas, q.schema), append(names, q.name)
+			}
+		}
+		var list []uint32
+		for oid, done := range s.wantOIDs[k] {
+			if !done {
+				s.wantOIDs[k][oid] = true
+				list = append(list, oid)
+			}
+		}
+		var err error
+		if len(names) > 0 {
+			any = true
+			err = read[k](`JOIN pg_catalog.unnest($1::text[], $2::text[]) w(s, n) ON w.s = n.nspname::text AND w.n::name = o.name`, textArray(schemas), textArray(names))
+		}
+		if len(list) > 0 && err == nil {
+			any = true
+			err = read[k](`JOIN pg_catalog.unnest($1::oid[]) w(x) ON w.x = o.oid`, oidArray(list))
+		}
+		if err != nil {
+			return false, fmt.Errorf("reading %s: %w", what[k], err)
+		}
+	}
+	return any, nil
+}
+
+// note puts an object under its name.
+func (s *store) note(k kind, q qualified, oid uint32) {
+	if !slices.Contains(s.byName[k][q], oid) {
+		s.byName[k][q] = append(s.byName[k][q], oid)
+	}
+}
+
+func (s *store) readProcs(join string, args ...any) error {
+	return s.query(func(rows *sql.Rows) error {
+		var (
+			p                       proc
+			defaults                int
+			variadic, definer       bool
+			src, tree, config, argt string
+			owner, parts            string
+			result                  uint32
+		)
+		err := rows.Scan(&p.oid, &p.schema, &p.name, &p.kind, &p.volatility, &p.language, &src, &tree, &config, &p.maxArgs, &defaults,
+			&variadic, &argt, &p.categories, &result, &definer, &owner, &p.extension, &parts)
+		if err != nil {
+			return err
+		}
+		if _, ok := s.proc[p.oid]; ok {
+			return nil
+		}
+		s.note(procs, qualified{p.schema, p.name}, p.oid)
+		s.proc[p.oid] = &p
+		p.minArgs = p.maxArgs - defaults
+		if variadic {
+			p.minArgs, p.maxArgs = min(p.minArgs, p.maxArgs-1), -1
+		}
+		p.types = oids(argt)
+		if isBuiltin(p.oid) {
+			return nil
+		}
+		for _, setting := range strings.Split(config, separator) {
+			if value, ok := strings.CutPrefix(setting, "search_path="); ok {
+				user := s.user
+				if definer {
+					user = owner
+				}
+				path := parsePath(value, user)
+				p.path = &path
+			}
+		}
+		switch {
+		case tree != "":
+			p.refs = parseTree(tree)
+		case p.language == "sql":
+			p.text, p.body = src, routing.Classify(src)
+		case p.language == "plpgsql":
+			p.text, p.body = src, routing.ClassifyPLpgSQL(src)
+		case p.language == "internal":
+			p.text = src
+		}
+		p.refs.procs = append(p.refs.procs, oids(parts)...)
+		p.refs.types = append(append(p.refs.types, p.types...), result)
+		return nil
+	}, `SELECT o.oid::int8, n.nspname::text, o.name::text, o.prokind::text, o.provolatile::text, l.lanname::text, o.src, o.tree,
+	coalesce(pg_catalog.array_to_string(o.proconfig, pg_catalog.chr(1)), ''), o.pronargs::int4, o.pronargdefaults::int4, o.provariadic <> 0::oid,
+	o.proargtypes::text,
+	coalesce((SELECT pg_catalog.string_agg(t.typcategory::text, '' ORDER BY u.i) FROM pg_catalog.unnest(o.proargtypes::oid[]) WITH ORDINALITY u(x, i) JOIN pg_catalog.pg_type t ON t.oid = u.x), ''),
+	o.prorettype::int8, o.prosecdef, pg_catalog.pg_get_userbyid(o.proowner)::text,
+	coalesce((SELECT e.extname::text FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
+		WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'), ''),
+	coalesce((SELECT pg_catalog.concat_ws(' ', aggtransfn::oid, aggfinalfn::oid, aggcombinefn::oid, aggserialfn::oid, aggdeserialfn::oid, aggmtransfn::oid, aggminvtransfn::oid, aggmfinalfn::oid)
+		FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = o.oid AND o.oid >= 16384), '')
+FROM (SELECT p.*, p.proname AS name, CASE WHEN p.oid >= 16384 THEN coalesce(p.prosrc, '') ELSE '' END AS src,
+		CASE WHEN p.oid >= 16384 THEN coalesce(p.prosqlbody::text, '') ELSE '' END AS tree FROM pg_catalog.pg_proc p) o
+JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace JOIN pg_catalog.pg_language l ON l.oid = o.prolang
+`+join, args...)
+}
+
+func (s *store) readRelations(join string, args ...any) error {
+	var found []uint32
+	rowTypes := make(map[uint32]*relation)
+	err := s.query(func(rows *sql.Rows) error {
+		var r relation
+		var q qualified
+		if err := rows.Scan(&r.oid, &q.schema, &q.name, &r.kind, &r.persistence, &r.rowType); err != nil {
+			return err
+		}
+		s.note(relations, q, r.oid)
+		if _, ok := s.relation[r.oid]; ok {
+			return nil
+		}
+		r.foreign = r.kind == "f"
+		r.refs.own = routing.Harmless
+		s.relation[r.oid] = &r
+		if !isBuiltin(r.oid) {
+			found = append(found, r.oid)
+			if r.rowType != 0 {
+				rowTypes[r.rowType] = &r
+			}
+		}
+		return nil
+	}, `SELECT o.oid::int8, n.nspname::text, o.name::text, o.relkind::text, o.relpersistence::text, o.reltype::int8
+FROM (SELECT c.*, c.relname AS name FROM pg_catalog.pg_class c) o JOIN pg_catalog.pg_namespace n ON n.oid = o.relnamespace
+`+join, args...)
+	if err != nil || len(found) == 0 {
+		return err
+	}
+
+	err = s.query(func(rows *sql.Rows) error {
+		var oid uint32
+		var tree string
+		if err := rows.Scan(&oid, &tree); err != nil {
+			return err
+		}
+		s.relation[oid].refs.add(parseTree(tree))
+		return nil
+	}, `SELECT ev_class::int8, ev_action::text FROM pg_catalog.pg_rewrite WHERE ev_class = ANY ($1::oid[]) AND ev_type = '1'
+UNION ALL
+SELECT p.polrelid::int8, p.polqual::text FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
+	WHERE p.polrelid = ANY ($1::oid[]) AND p.polcmd IN ('r', '*') AND p.polqual IS NOT NULL AND c.relrowsecurity`, oidArray(found))
+	if err != nil {
+		return err
+	}
+
+	err = s.query(func(rows *sql.Rows) error {
+		var oid uint32
+		var unlogged, foreign bool
+		if err := rows.Scan(&oid, &unlogged, &foreign); err != nil {
+			return err
+		}
+		if r := s.relation[oid]; unlogged {
+			r.persistence = "u"
+		}
+		s.relation[oid].foreign = foreign || s.relation[oid].foreign
+		return nil
+	}, `WITH RECURSIVE k(root, child) AS (
+	SELECT inhparent, inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = ANY ($1::oid[])
+	UNION SELECT k.root, i.inhrelid FROM pg_catalog.pg_inherits i JOIN k ON i.inhparent = k.child)
+SELECT k.root::int8, bool_or(c.relpersistence = 'u'), bool_or(c.relkind = 'f') FROM k JOIN pg_catalog.pg_class c ON c.oid = k.child GROUP BY k.root`, oidArray(found))
+	if err != nil {
+		return err
+	}
+
+	var list []uint32
+	for t := range rowTypes {
+		list = append(list, t)
+	}
+	return s.query(func(rows *sql.Rows) error {
+		var rowType, oid uint32
+		if err := rows.Scan(&rowType, &oid); err != nil {
+			return err
+		}
+		r := rowTypes[rowType]
+		r.methods = append(r.methods, oid)
+		return nil
+	}, `SELECT DISTINCT d.refobjid::int8, p.oid::int8 FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_proc p ON p.oid = d.objid
+WHERE d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid = ANY ($1::oid[]) AND d.classid = 'pg_catalog.pg_proc'::regclass
+	AND p.pronargs >= 1 AND p.proargtypes[0] = d.refobjid AND p.pronargs - p.pronargdefaults <= 1`, oidArray(list))
+}
+
+func (s *store) readOperators(join string, args ...any) error {
+	return s.query(func(rows *sql.Rows) error {
+		var o operator
+		var q qualified
+		if err := rows.Scan(&o.oid, &q.schema, &q.name, &o.proc); err != nil {
+			return err
+		}
+		s.operator[o.oid] = &o
+		s.note(operators, q, o.oid)
+		return nil
+	}, `SELECT o.oid::int8, n.nspname::text, o.name::text, o.oprcode::oid::int8
+FROM (SELECT p.*, p.oprname AS name FROM pg_catalog.pg_operator p) o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+`+join, args...)
+}
+
+func (s *store) readTypes(join string, args ...any) error {
+	return s.query(func(rows *sql.Rows) error {
+		var t dataType
+		var q qualified
+		var parts, functions, checks string
+		if err := rows.Scan(&t.oid, &q.schema, &q.name, &parts, &functions, &checks); err != nil {
+			return err
+		}
+		s.note(types, q, t.oid)
+		if isBuiltin(t.oid) {
+			t.refs.own = routing.Harmless
+		} else {
+			t.refs = parseTree(checks)
+			t.refs.types = append(t.refs.types, oids(parts)...)
+			t.refs.procs = append(t.refs.procs, oids(functions)...)
+		}
+		s.dataType[t.oid] = &t
+		return nil
+	}, `SELECT o.oid::int8, n.nspname::text, o.name::text,
+	CASE WHEN o.oid < 16384 THEN '' ELSE pg_catalog.concat_ws(' ', o.typbasetype, o.typelem,
+		(SELECT pg_catalog.string_agg(a.atttypid::text, ' ') FROM pg_catalog.pg_attribute a WHERE a.attrelid = o.typrelid AND a.attnum > 0 AND NOT a.attisdropped),
+		(SELECT pg_catalog.string_agg(r.rngtypid::text || ' ' || r.rngsubtype::text, ' ') FROM pg_catalog.pg_range r WHERE o.oid IN (r.rngtypid, r.rngmultitypid))) END,
+	CASE WHEN o.oid < 16384 THEN '' ELSE coalesce((SELECT pg_catalog.concat_ws(' ', r.rngcanonical::oid, r.rngsubdiff::oid) FROM pg_catalog.pg_range r WHERE r.rngtypid = o.oid), '') END,
+	CASE WHEN o.typtype = 'd' THEN coalesce((SELECT pg_catalog.string_agg(c.conbin::text, ' ') FROM pg_catalog.pg_constraint c WHERE c.contypid = o.oid), '') ELSE '' END
+FROM (SELECT t.*, t.typname AS name FROM pg_catalog.pg_type t) o JOIN pg_catalog.pg_namespace n ON n.oid = o.typnamespace
+`+join, args...)
+}
+
+// readColumns reads the types of the columns of all relations that were read.
+func (s *store) readColumns() error {
+	var list []uint32
+	for oid := range s.relation {
+		list = append(list, oid)
+	}
+	return s.query(func(rows *sql.Rows) error {
+		var oid uint32
+		var columns string
+		if err := rows.Scan(&oid, &columns); err != nil {
+			return err
+		}
+		s.relation[oid].columns = oids(columns)
+		return nil
+	}, `SELECT attrelid::int8, pg_catalog.string_agg(DISTINCT atttypid::text, ' ') FROM pg_catalog.pg_attribute
+WHERE attrelid = ANY ($1::oid[]) AND attnum > 0 AND NOT attisdropped GROUP BY attrelid`, oidArray(list))
+}
+
+func (r *refs) add(o refs) {
+	r.own.Add(o.own)
+	r.procs = append(r.procs, o.procs...)
+	r.operators = append(r.operators, o.operators...)
+	r.relations = append(r.relations, o.relations...)
+	r.types = append(r.types, o.types...)
+}
