@@ -276,14 +276,21 @@ func (cn *Conn) note(k *call) {
 	}
 }
 
-// noteWrite remembers that st may have written, as of now. Inside a
-// transaction the write counts when the transaction ends.
+// noteWrite remembers that st may have written, or changed definitions, as of
+// now. Inside a transaction that counts when the transaction ends.
 func (cn *Conn) noteWrite(st *routing.Statement, l *lease) {
 	open := cn.inTx || l.inTransaction()
+	cn.redefines = cn.redefines || st.DDL
+	if !open && cn.redefines {
+		cn.redefines = false
+		cn.c.forgetNames()
+	}
+	// A read of what is not known yet may be of a view that writes.
+	writes := mayWrite(st) || st.Reason == routing.ReasonUnresolved
 	switch {
-	case mayWrite(st) && open:
+	case writes && open:
 		cn.pending = true
-	case mayWrite(st), st.Class == routing.Txn && !open: // COMMIT, COMMIT PREPARED
+	case writes, st.Class == routing.Txn && !open: // COMMIT, COMMIT PREPARED
 		cn.pending = false
 		cn.wroteNow()
 	}

@@ -32,6 +32,8 @@ type Conn struct {
 	stays   bool  // a statement of this checkout may have written
 	pending bool  // the open transaction may have written
 
+	redefines bool // the open transaction may have changed definitions
+
 	wrote routing.Instant // when this checkout's last write was acknowledged
 
 	// left is the physical connection on which an earlier checkout left
@@ -196,7 +198,7 @@ func (cn *Conn) letGo() {
 		return
 	}
 	l, pinned := cn.held, cn.pinned
-	cn.held, cn.inTx, cn.pinned, cn.stays, cn.pending = lease{}, false, false, false, false
+	cn.held, cn.inTx, cn.pinned, cn.stays, cn.pending, cn.redefines = lease{}, false, false, false, false, false
 	if !pinned || l.pg == nil || l.closed() || l.inTransaction() {
 		l.release()
 		return

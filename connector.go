@@ -13,6 +13,7 @@ import (
 
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/pgherd/pgherd/internal/catalog"
 	"github.com/pgherd/pgherd/lagprobe"
 	"github.com/pgherd/pgherd/routing"
 )
@@ -44,6 +45,7 @@ type Connector struct {
 	start  sync.Once
 	begun  atomic.Bool                     // start is done: the servers' pools are there
 	prober atomic.Pointer[lagprobe.Prober] // nil before start, and if no server is asked
+	names  atomic.Pointer[catalog.Keeper]  // nil before start, without prober, and with CatalogOff
 	stop   context.CancelFunc
 	warm   sync.WaitGroup // the goroutine that keeps pool_min_conns
 
@@ -90,7 +92,7 @@ func NewConnector(cfg *Config, members ...Member) (*Connector, error) {
 	}
 	c := &Connector{
 		cfg:     cfg.Clone(),
-		classes: routing.NewCache(classCacheSize),
+		classes: routing.NewCache(classCacheSize, cfg.ReadOnlyFunctions...),
 		epoch:   time.Now().Add(-time.Nanosecond), // no Instant is zero
 	}
 	c.mu.changed = make(chan struct{})
@@ -144,7 +146,7 @@ func (c *Connector) addMembers(members []Member) error {
 			acquireTimeout: c.cfg.AcquireTimeout,
 		}
 		if m.Role == routing.Unknown {
-			s.asked = m.DB
+			s.asked, s.catalog = m.DB, m.DB
 			if limit == 1 {
 				errs = append(errs, fmt.Errorf("pgherd: NewConnector: member %q: its handle has room for one connection, which the probe needs; allow more, or give the member a Role", m.Name))
 			}
@@ -199,6 +201,11 @@ func (c *Connector) begin() {
 		}, c.learn))
 	}
 	c.begun.Store(true)
+	if len(targets) > 0 && !c.cfg.CatalogOff {
+		c.names.Store(catalog.NewKeeper(c.readCatalog, func(cat *routing.Catalog) {
+			c.classes.SetCatalog(cat, c.wantNames)
+		}))
+	}
 	if n := c.cfg.PoolMinConns; n > 0 && len(targets) > 0 {
 		ctx, cancel := context.WithCancel(context.Background())
 		c.stop = cancel
@@ -251,6 +258,9 @@ func (c *Connector) Close() error {
 	if c.stop != nil {
 		c.stop()
 		c.warm.Wait()
+	}
+	if k := c.names.Load(); k != nil {
+		k.Close()
 	}
 	if p := c.prober.Load(); p != nil {
 		p.Close()

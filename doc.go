@@ -15,7 +15,7 @@
 //	                                                 │ owns a pool for each server, the probe, the view
 //	lagprobe ── Snapshot ──▶ immutable routing.View ─┤                       │ each statement
 //	                                                 ▼                       ▼
-//	                  routing.Classify ──▶ routing.Decide ──▶ lease of a physical connection ──▶ rows
+//	catalogue ──────▶ routing.Classify ──▶ routing.Decide ──▶ lease of a physical connection ──▶ rows
 //
 // The [sql.DB] that the application holds pools virtual connections, which
 // cost nothing while idle. Behind them is one pool of physical connections for
@@ -36,6 +36,17 @@
 // and get silently wrong: advisory locks, reading a sequence, set_config,
 // statistics of the server. The method does not matter: INSERT … RETURNING is a
 // write through Query too.
+//
+// What the text does not tell, the primary's catalogue does: what a user's
+// function, a view, an operator, a cast, a row security policy does, down to the
+// bodies of functions in SQL and PL/pgSQL, and whether a table is unlogged.
+// Only names that statements use are looked up, in the background. Until a name
+// is known the primary serves the statement, which takes milliseconds once. DDL
+// that ran through the herd counts from the next statement on, DDL of others
+// within ten seconds. A volatile function that nobody can look into, because it
+// makes up its SQL or is not written in one of these languages, runs on the
+// primary, unless read_only_functions vouches for it. With catalog=off texts
+// alone decide.
 //
 // A read goes to a replica that answers, is known to be fresh enough, and holds
 // the writes that it must see; among several, load_balance_hosts chooses. If

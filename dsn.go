@@ -63,6 +63,15 @@ type Config struct {
 	// closed, beside what its context allows; 0 means no bound.
 	QueryTimeout time.Duration
 
+	// CatalogOff keeps the herd from reading the primary's catalogue. What a
+	// statement's text cannot tell is then unknown: a user's function may write,
+	// and a view does not.
+	CatalogOff bool
+	// ReadOnlyFunctions are functions that do not write, whatever the catalogue
+	// says, named as statements call them: "total", "shop.price", in lower
+	// case unless they are quoted in SQL.
+	ReadOnlyFunctions []string
+
 	// SessionReset says what happens to the state that a session leaves on
 	// its physical connection.
 	SessionReset SessionReset
@@ -247,6 +256,7 @@ func (c *Config) format(redact bool) string {
 func (c *Config) Clone() *Config {
 	d := *c
 	d.Hosts = slices.Clone(c.Hosts)
+	d.ReadOnlyFunctions = slices.Clone(c.ReadOnlyFunctions)
 	d.Params = maps.Clone(c.Params)
 	return &d
 }

@@ -30,7 +30,7 @@ var routerParams = []param{
 		ConsistencySession, ConsistencyEventual, ConsistencyPrimary),
 	duration("max_lag", 0, func(c *Config) *time.Duration { return &c.MaxLag }),
 	size("max_lag_bytes", func(c *Config) *int64 { return &c.MaxLagBytes }),
-	lagUnknown,
+	either("lag_unknown", "exclude", "include", func(c *Config) *bool { return &c.LagUnknown }),
 	enum("replica_fallback", func(c *Config) *ReplicaFallback { return &c.ReplicaFallback },
 		FallbackPrimary, FallbackError),
 	duration("lag_check_interval", 1, func(c *Config) *time.Duration { return &c.LagCheckInterval }),
@@ -43,6 +43,8 @@ var routerParams = []param{
 	duration("pool_health_check_period", 1, func(c *Config) *time.Duration { return &c.PoolHealthCheckPeriod }),
 	duration("acquire_timeout", 0, func(c *Config) *time.Duration { return &c.AcquireTimeout }),
 	duration("query_timeout", 0, func(c *Config) *time.Duration { return &c.QueryTimeout }),
+	either("catalog", "on", "off", func(c *Config) *bool { return &c.CatalogOff }),
+	functions("read_only_functions", func(c *Config) *[]string { return &c.ReadOnlyFunctions }),
 	enum("session_reset", func(c *Config) *SessionReset { return &c.SessionReset },
 		SessionResetKeep, SessionResetDiscard),
 	{
@@ -53,19 +55,45 @@ var routerParams = []param{
 	},
 }
 
-var lagUnknown = param{
-	name: "lag_unknown",
-	want: "want exclude or include",
-	set: func(c *Config, s string) bool {
-		c.LagUnknown = s == "include"
-		return c.LagUnknown || s == "exclude"
-	},
-	get: func(c *Config) string {
-		if c.LagUnknown {
-			return "include"
-		}
-		return "exclude"
-	},
+// either takes one of two words, the first of which stands for false.
+func either(name, no, yes string, field func(*Config) *bool) param {
+	return param{
+		name: name,
+		want: "want " + no + " or " + yes,
+		set: func(c *Config, s string) bool {
+			*field(c) = s == yes
+			return s == yes || s == no
+		},
+		get: func(c *Config) string {
+			if *field(c) {
+				return yes
+			}
+			return no
+		},
+	}
+}
+
+// functions takes a list of names of functions, as statements call them.
+func functions(name string, field func(*Config) *[]string) param {
+	return param{
+		name: name,
+		want: `want a list of functions without arguments, such as "total,shop.price"`,
+		set: func(c *Config, s string) bool {
+			var list []string
+			if s != "" {
+				list = strings.Split(s, ",")
+			}
+			for i, f := range list {
+				list[i] = strings.TrimSpace(f)
+				if list[i] == "" || strings.ContainsAny(list[i], " \t\n()") {
+					return false
+				}
+			}
+			*field(c) = list
+			return true
+		},
+		get: func(c *Config) string { return strings.Join(*field(c), ",") },
+	}
 }
 
 func enum[T fmt.Stringer](name string, field func(*Config) *T, values ...T) param {

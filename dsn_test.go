@@ -120,6 +120,12 @@ var testDSNs = []struct {
 	{"host=h user=u max_lag_bytes='8 kB' consistency=primary lag_unknown=exclude simulation_mode=off", func(c *Config) {
 		c.MaxLagBytes, c.Consistency = 8<<10, ConsistencyPrimary
 	}},
+	{"postgres://u@h?catalog=off&read_only_functions=total,shop.price", func(c *Config) {
+		c.CatalogOff, c.ReadOnlyFunctions = true, []string{"total", "shop.price"}
+	}},
+	{"host=h user=u catalog=on read_only_functions=' total, shop.price'", func(c *Config) {
+		c.ReadOnlyFunctions = []string{"total", "shop.price"}
+	}},
 	{"postgres://u@h?read_preference=any&load_balance_hosts=disable", func(c *Config) {
 		c.ReadPreference, c.LoadBalanceHosts = routing.AnyServer, routing.InOrder
 	}},
@@ -276,6 +282,9 @@ var testBadDSNs = []struct {
 		`pgherd: parameter "query_timeout" in DSN: want a duration with a unit, such as "500ms" or "10s"`,
 		`pgherd: parameter "require_auth" in DSN: want a list of password, md5, gss, sspi, scram-sha-256, oauth, none, or of these with "!" before each`,
 		`pgherd: parameter "simulation_mode" in DSN: want off; to record or to replay, use package replay`}},
+	{"postgres://u@h?catalog=true&read_only_functions=total(int)", []string{
+		`pgherd: parameter "catalog" in DSN: want on or off`,
+		`pgherd: parameter "read_only_functions" in DSN: want a list of functions without arguments, such as "total,shop.price"`}},
 	{"postgres://u@h?pool_max_conns=5&pool_min_conns=6&min_protocol_version=3.2&max_protocol_version=3.0", []string{
 		`pgherd: parameter "pool_min_conns" in DSN: want no more than pool_max_conns`,
 		`pgherd: parameter "min_protocol_version" in DSN: want no more than max_protocol_version`}},

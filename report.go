@@ -34,8 +34,9 @@ func FromDB(ctx context.Context, db *sql.DB) (*Connector, error) {
 
 // An Explanation says what becomes of a text, and why.
 type Explanation struct {
-	Class       string   `json:"class"`  // read, write, session, txn or unclassified
-	Reason      string   `json:"reason"` // why it has its class
+	Class       string   `json:"class"`             // read, write, session, txn or unclassified
+	Reason      string   `json:"reason"`            // why it has its class
+	Because     string   `json:"because,omitempty"` // the name that decided, and what is behind it, if not the text alone did
 	Pins        bool     `json:"pins,omitempty"`
 	Functions   []string `json:"functions"`
 	Relations   []string `json:"relations"`
@@ -45,7 +46,9 @@ type Explanation struct {
 
 // Explain says how sql would be routed now, outside a transaction and under
 // the hints of ctx. It sends nothing, and before the first Connect it knows
-// nothing of the servers.
+// nothing of the servers. What the names in sql stand for it knows only after
+// sql, or another text with these names, was run or given to
+// [Connector.ReadCatalog].
 func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
 	st := c.classify(sql)
 	v := c.view.Load()
@@ -56,6 +59,7 @@ func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
 	e := Explanation{
 		Class:       st.Class.String(),
 		Reason:      st.Reason.String(),
+		Because:     st.Because,
 		Pins:        st.Pins,
 		Functions:   append([]string{}, st.Functions...),
 		Relations:   append([]string{}, st.Relations...),

@@ -24,9 +24,14 @@ type server struct {
 	believed routing.Role    // Unknown: the server is asked
 	config   *pgx.ConnConfig // nil for a ready-made handle
 
-	// For a host of a DSN, both are nil before open.
+	// For a host of a DSN, all three are nil before open.
 	db    *sql.DB // the pool; its connections are *physical if config is set
 	asked *sql.DB // what the probe asks through; nil where the role is believed
+
+	// catalog is what the catalogue is read through; nil where the role is
+	// believed. It is not the probe's: a long reading would look like a server
+	// that does not answer.
+	catalog *sql.DB
 
 	limit          int // most connections that db opens; 0 means no limit
 	acquireTimeout time.Duration
@@ -63,6 +68,9 @@ func (s *server) open(cfg *Config) {
 	// itself when a server that was given up answers again.
 	s.asked = stdlib.OpenDB(*s.config)
 	s.asked.SetMaxOpenConns(1)
+	s.catalog = stdlib.OpenDB(*s.config)
+	s.catalog.SetMaxOpenConns(1)
+	s.catalog.SetConnMaxIdleTime(catalogIdleTime)
 
 	pooled := s.config.Copy()
 	dial := pooled.DialFunc
@@ -85,6 +93,10 @@ func (s *server) open(cfg *Config) {
 	s.db.SetConnMaxIdleTime(cfg.PoolMaxConnIdleTime)
 }
 
+// catalogIdleTime is longer than the time between two readings, of which many
+// in a row are of nothing new.
+const catalogIdleTime = time.Minute
+
 // maxIdle is more than anybody's pool_max_conns, which bounds it.
 const maxIdle = 1 << 20
 
@@ -93,7 +105,7 @@ func (s *server) close() error {
 	if s.config == nil || s.db == nil {
 		return nil
 	}
-	return errors.Join(s.db.Close(), s.asked.Close())
+	return errors.Join(s.db.Close(), s.asked.Close(), s.catalog.Close())
 }
 
 // keepWarm opens connections until at least n are open.

@@ -49,6 +49,10 @@ func (t *tx) Rollback() error {
 func (t *tx) end(err error) error {
 	cn := t.cn
 	cn.inTx = false
+	if cn.redefines {
+		cn.redefines = false
+		cn.c.forgetNames()
+	}
 	if cn.pending {
 		cn.pending = false
 		cn.wroteNow()

@@ -24,6 +24,7 @@ type answer struct {
 	SQL       string   `json:"sql"`
 	Class     string   `json:"class"`
 	Reason    string   `json:"reason"`
+	Because   string   `json:"because,omitempty"`
 	Pins      bool     `json:"pins,omitempty"`
 	Functions []string `json:"functions"`
 	Relations []string `json:"relations"`
@@ -42,35 +43,71 @@ session or txn), the reason for it, and the functions and relations that it name
 		return nil
 	})
 	lines := fs.Bool("json", false, `read lines of {"sql": "..."}, each of which is answered as a whole`)
-	dsn := fs.String("dsn", "", "say too which server of the herd with this `DSN` would be picked now")
+	dsn := fs.String("dsn", "", "use the catalogue of the herd with this `DSN`, and say which server would be picked now")
 	if err := parse(fs, args); err != nil {
 		return err
 	}
 
-	answerTo := classify
+	ctx := context.Background()
+	e := explainer{json: *lines, answer: classify}
 	if *dsn != "" {
 		db, err := sql.Open("pgherd", *dsn)
 		if err != nil {
 			return err
 		}
 		defer db.Close()
-		if answerTo, err = route(db); err != nil {
+		if e.herd, err = connect(ctx, db); err != nil {
+			return err
+		}
+		e.answer = e.route
+	}
+	e.out = bufio.NewWriter(std.out)
+	err := e.all(std.in, files)
+	// What was answered before an error is worth having.
+	return errors.Join(err, e.flush())
+}
+
+// An explainer takes texts apart and answers the statements.
+type explainer struct {
+	json   bool
+	out    *bufio.Writer
+	answer func(sql string) answer
+	herd   *pgherd.Connector // nil for the text alone
+	batch  []string          // statements to be answered
+}
+
+// batchSize is how many statements are answered at once: with a herd, their
+// names are looked up together.
+const batchSize = 500
+
+// explain answers a statement, together with others.
+func (e *explainer) explain(sql string) error {
+	e.batch = append(e.batch, sql)
+	if len(e.batch) < batchSize {
+		return nil
+	}
+	return e.flush()
+}
+
+// flush answers what was put off.
+func (e *explainer) flush() error {
+	batch := e.batch
+	e.batch = nil
+	if e.herd != nil && len(batch) > 0 {
+		ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+		defer cancel()
+		if err := e.herd.ReadCatalog(ctx, batch...); err != nil {
 			return err
 		}
 	}
-	out := bufio.NewWriter(std.out)
-	enc := json.NewEncoder(out)
+	enc := json.NewEncoder(e.out)
 	enc.SetEscapeHTML(false) // "a < b" is for people to read
-	e := explainer{json: *lines, answer: func(sql string) error { return enc.Encode(answerTo(sql)) }}
-	err := e.all(std.in, files)
-	// What was answered before an error is worth having.
-	return errors.Join(err, out.Flush())
-}
-
-// An explainer takes texts apart and has the statements answered.
-type explainer struct {
-	json   bool
-	answer func(sql string) error
+	for _, sql := range batch {
+		if err := enc.Encode(e.answer(sql)); err != nil {
+			return err
+		}
+	}
+	return e.out.Flush()
 }
 
 // all explains the files, or else what in has.
@@ -101,7 +138,7 @@ func (e *explainer) one(name string, in io.Reader) error {
 		return err
 	}
 	for _, sql := range routing.Split(string(text)) {
-		if err := e.answer(sql); err != nil {
+		if err := e.explain(sql); err != nil {
 			return err
 		}
 	}
@@ -110,8 +147,13 @@ func (e *explainer) one(name string, in io.Reader) error {
 
 // lines explains JSON Lines. A line may be of any length; empty ones are none.
 func (e *explainer) lines(name string, in io.Reader) error {
-	r := bufio.NewReader(in)
+	r := bufio.NewReaderSize(in, 1<<20)
 	for n := 1; ; n++ {
+		if r.Buffered() == 0 { // somebody may wait for the answers
+			if err := e.flush(); err != nil {
+				return err
+			}
+		}
 		line, err := r.ReadBytes('\n')
 		if len(bytes.TrimSpace(line)) > 0 {
 			var q struct{ SQL *string }
@@ -121,7 +163,7 @@ func (e *explainer) lines(name string, in io.Reader) error {
 			if q.SQL == nil {
 				return fmt.Errorf(`%s: line %d: want {"sql": "..."}`, name, n)
 			}
-			if err := e.answer(*q.SQL); err != nil {
+			if err := e.explain(*q.SQL); err != nil {
 				return err
 			}
 		}
@@ -148,28 +190,27 @@ func classify(sql string) answer {
 	}
 }
 
-// route returns a function that answers for a herd that has been asked how it
-// is.
-func route(db *sql.DB) (func(sql string) answer, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), connectTimeout)
+// connect returns the herd of db, once it has been asked how it is.
+func connect(ctx context.Context, db *sql.DB) (*pgherd.Connector, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	herd, err := pgherd.FromDB(ctx, db)
-	if err != nil {
-		return nil, err
+	return pgherd.FromDB(ctx, db)
+}
+
+// route answers for the herd, with its catalogue.
+func (e *explainer) route(sql string) answer {
+	x := e.herd.Explain(context.Background(), sql)
+	return answer{
+		SQL:         sql,
+		Class:       className(x.Class),
+		Reason:      x.Reason,
+		Because:     x.Because,
+		Pins:        x.Pins,
+		Functions:   x.Functions,
+		Relations:   x.Relations,
+		Server:      x.Server,
+		RouteReason: x.RouteReason,
 	}
-	return func(sql string) answer {
-		e := herd.Explain(context.Background(), sql)
-		return answer{
-			SQL:         sql,
-			Class:       className(e.Class),
-			Reason:      e.Reason,
-			Pins:        e.Pins,
-			Functions:   e.Functions,
-			Relations:   e.Relations,
-			Server:      e.Server,
-			RouteReason: e.RouteReason,
-		}
-	}, nil
 }
 
 // className gives a text that could not be read the class that it is treated

@@ -1,0 +1,80 @@
+package pgherd
+
+import (
+	"context"
+	"errors"
+
+	"github.com/pgherd/pgherd/internal/catalog"
+	"github.com/pgherd/pgherd/routing"
+)
+
+// ReadCatalog finds out what the names in texts stand for, and waits for it:
+// whether a function writes, or a view calls one that does. Without it that
+// happens in the background, when a text is first run, and the primary serves
+// reads until it is known. Call it before [Connector.Explain], or to have
+// replicas serve from the first statement on.
+//
+// It is an error if no server can be asked. With catalog=off, and before the
+// first Connect, it does nothing.
+func (c *Connector) ReadCatalog(ctx context.Context, texts ...string) error {
+	k := c.names.Load()
+	if k == nil {
+		return nil
+	}
+	var all routing.Names
+	for _, sql := range texts {
+		n := routing.NamesOf(c.classes.Classify(sql))
+		all.Functions = append(all.Functions, n.Functions...)
+		all.Relations = append(all.Relations, n.Relations...)
+		all.Operators = append(all.Operators, n.Operators...)
+		all.Types = append(all.Types, n.Types...)
+	}
+	return k.Read(ctx, all)
+}
+
+// wantNames is told of names that statements use and that are not known.
+func (c *Connector) wantNames(n routing.Names) {
+	if k := c.names.Load(); k != nil {
+		k.Want(n)
+	}
+}
+
+// forgetNames is called when definitions may have changed.
+func (c *Connector) forgetNames() {
+	if k := c.names.Load(); k != nil {
+		k.Invalidate()
+	}
+}
+
+// readCatalog looks names up in the catalogue of the primary or, while that is
+// down, of a replica.
+func (c *Connector) readCatalog(ctx context.Context, n routing.Names) (*routing.Catalog, error) {
+	if err := c.prober.Load().Wait(ctx); err != nil {
+		return nil, err
+	}
+	s := c.catalogServer(c.view.Load())
+	if s == nil {
+		return nil, errNoCatalog
+	}
+	conn, err := s.catalog.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return catalog.Read(ctx, conn, n, c.cfg.ReadOnlyFunctions)
+}
+
+func (c *Connector) catalogServer(v *routing.View) (replica *server) {
+	for i, s := range c.servers {
+		switch {
+		case s.catalog == nil || !v.Servers[i].Up:
+		case i == v.Primary:
+			return s
+		case v.Servers[i].Role == routing.Replica:
+			replica = s
+		}
+	}
+	return replica
+}
+
+var errNoCatalog = errors.New("pgherd: no server answers whose catalogue could be read")
