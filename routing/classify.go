@@ -1,7 +1,9 @@
 package routing
 
 import (
+	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -18,21 +20,39 @@ import (
 // [Unclassified]. Its time and memory are linear in the length of the text.
 func Classify(sql string) *Statement {
 	if len(sql) > maxText {
-		return &Statement{}
+		return &Statement{DDL: true}
 	}
-	var buf [128]token
-	toks, hint := lex(sql, buf[:0])
-
-	s := scanner{sql: sql}
+	s := scanners.Get().(*scanner)
+	s.sql = sql
+	var hint Role
+	s.toks, hint = lex(sql, s.toks[:0])
 	s.begin()
-	s.statements(toks)
-	return s.result(hint)
+	s.statements(s.toks)
+	st := s.result(hint)
+	s.forget()
+	scanners.Put(s)
+	return st
+}
+
+// scanners keep their memory from one text to the next, but nothing of the text.
+var scanners = sync.Pool{New: func() any { return new(scanner) }}
+
+// maxKept bounds the tokens that a scanner keeps memory for.
+const maxKept = 8192
+
+func (s *scanner) forget() {
+	s.sql = ""
+	if cap(s.toks) > maxKept {
+		*s = scanner{}
+		return
+	}
+	clear(s.ctes[:cap(s.ctes)])
+	s.findings.reset()
 }
 
 // begin prepares s for the text that it has.
 func (s *scanner) begin() {
-	s.frames = s.frameBuf[:0]
-	s.verdict = verdict{Read, ReasonRead, false}
+	s.verdict, s.base = harmlessVerdict, harmlessVerdict
 	if strings.IndexByte(s.sql, 0) >= 0 || !utf8.ValidString(s.sql) {
 		s.raise(Unclassified, ReasonUnclassified)
 	}
@@ -48,10 +68,29 @@ func (s *scanner) statements(toks []token) {
 }
 
 func (s *scanner) result(hint Role) *Statement {
-	return &Statement{
-		Class: s.class, Reason: s.reason, Pins: s.pins, Hint: hint,
-		Functions: s.functions.list, Relations: s.relations.list, Types: s.types.list,
+	st := &Statement{
+		Class: s.class, Reason: s.reason, Pins: s.pins, Hint: hint, DDL: s.ddl,
+		base: s.base, sequence: s.sequence,
 	}
+	// One piece of memory has all names.
+	n := len(s.functions.list) + len(s.relations.list) + len(s.operators.list) + len(s.types.list)
+	if n > 0 {
+		names := make([]string, 0, n)
+		for _, l := range [...]struct{ to, from *[]string }{
+			{&st.Functions, &s.functions.list}, {&st.Relations, &s.relations.list},
+			{&st.Operators, &s.operators.list}, {&st.Types, &s.types.list},
+		} {
+			if len(*l.from) > 0 {
+				start := len(names)
+				names = append(names, *l.from...)
+				*l.to = slices.Clip(names[start:])
+			}
+		}
+	}
+	if len(s.calls.list) > 0 {
+		st.calls = slices.Clone(s.calls.list)
+	}
+	return st
 }
 
 // Split returns the statements of a text, each with its comments and without
@@ -133,6 +172,9 @@ type verdict struct {
 	pins   bool
 }
 
+// harmlessVerdict is that on a text of which nothing is known yet.
+var harmlessVerdict = verdict{class: Read, reason: ReasonRead}
+
 // strength orders verdicts: the strongest of its parts is that of the whole.
 // What may have changed data outranks what only has to be on the primary, so
 // that an UPDATE of rows that a WITH item locks is known as a write.
@@ -168,9 +210,31 @@ func (v *verdict) raise(class Class, reason Reason) {
 	}
 }
 
-func (v *verdict) add(o verdict) {
+// plus is the verdict on two parts.
+func (v verdict) plus(o verdict) verdict {
 	v.raise(o.class, o.reason)
 	v.pins = v.pins || o.pins
+	return v
+}
+
+// raise makes both the verdict and that on what the text alone can tell at
+// least as strong as class and reason.
+func (s *findings) raise(class Class, reason Reason) {
+	s.verdict.raise(class, reason)
+	s.base.raise(class, reason)
+	s.ddl = s.ddl || class == Unclassified
+}
+
+// pin notes that the text leaves something in the session.
+func (s *findings) pin() { s.verdict.pins, s.base.pins = true, true }
+
+func (s *findings) reset() {
+	s.functions.reset()
+	s.relations.reset()
+	s.operators.reset()
+	s.types.reset()
+	s.calls.reset()
+	s.ddl, s.sequence = false, false
 }
 
 // statement classifies one statement.
@@ -202,11 +266,12 @@ func (s *scanner) statement(toks []token) {
 		s.raise(SessionState, ReasonSessionState)
 	case kwListen, kwLoad, kwDeallocate:
 		s.raise(SessionState, ReasonSessionState)
-		s.pins = true
+		s.pin()
 	case kwExecute:
 		// The prepared statement may be any, and lives in this session.
 		s.raise(Write, ReasonSessionState)
-		s.pins = true
+		s.pin()
+		s.ddl = true
 		s.pinsOf(rest)
 	case kwPrepare:
 		s.prepare(rest)
@@ -216,7 +281,11 @@ func (s *scanner) statement(toks []token) {
 		s.transaction(toks)
 	case kwCreate:
 		s.raise(Write, ReasonDDL)
-		s.pins = s.pins || createsTemp(s.sql, rest)
+		if createsTemp(s.sql, rest) {
+			s.pin()
+		} else {
+			s.ddl = s.ddl || definesMeaning(s.sql, rest)
+		}
 		for i, t := range rest { // CREATE TABLE … AS
 			if t.word == kwAs && startsQuery(rest[i+1:]) {
 				s.pinsOf(rest[i+1:])
@@ -229,9 +298,16 @@ func (s *scanner) statement(toks []token) {
 			return
 		}
 		s.raise(Write, ReasonDDL)
+		switch {
+		case wordIs(s.sql, toks[0], "alter"), wordIs(s.sql, toks[0], "import"), wordIs(s.sql, toks[0], "reassign"):
+			s.ddl = true
+		case wordIs(s.sql, toks[0], "drop"):
+			s.ddl = s.ddl || definesMeaning(s.sql, rest)
+		}
 		s.pinsOf(rest)
 	case kwDo, kwCall:
 		s.raise(Write, ReasonFunction)
+		s.ddl = true
 		s.pinsOf(rest)
 	case kwLock:
 		s.raise(Write, ReasonLock)
@@ -243,6 +319,23 @@ func (s *scanner) statement(toks []token) {
 		s.raise(Unclassified, ReasonUnclassified)
 		s.pinsOf(rest)
 	}
+}
+
+// definesMeaning reports whether what follows CREATE or DROP is a kind of object
+// that the meaning of other statements may depend on.
+func definesMeaning(sql string, toks []token) bool {
+	if len(toks) == 0 {
+		return true
+	}
+	for _, kind := range [...]string{
+		"unique", "index", "database", "tablespace", "role", "group", "publication", "subscription", "statistics",
+	} {
+		if wordIs(sql, toks[0], kind) {
+			return false
+		}
+	}
+	// CREATE USER MAPPING is about foreign tables, which are never harmless.
+	return !wordIs(sql, toks[0], "user")
 }
 
 func dataModifying(k keyword) bool {
@@ -264,23 +357,17 @@ func startsQuery(toks []token) bool {
 	return false
 }
 
-// judge classifies toks as a statement of their own, and leaves the verdict
-// on what came before untouched.
-func (s *scanner) judge(classify func(*scanner, []token), toks []token) verdict {
-	before := s.verdict
-	s.verdict = verdict{Read, ReasonRead, false}
-	classify(s, toks)
-	after := s.verdict
-	s.verdict = before
-	return after
-}
-
 // pinsOf looks for calls that leave state in the session, in a statement that
 // is not a read for another reason.
 func (s *scanner) pinsOf(toks []token) {
-	functions, relations := s.functions, s.relations
-	s.pins = s.judge((*scanner).scan, toks).pins || s.pins
-	s.functions, s.relations = functions, relations
+	before := s.findings
+	s.findings = findings{verdict: harmlessVerdict, base: harmlessVerdict}
+	s.scan(toks)
+	pins := s.pins
+	s.findings = before
+	if pins {
+		s.pin()
+	}
 }
 
 // explain reads what follows EXPLAIN. Without ANALYZE, a statement is planned
@@ -299,13 +386,18 @@ func (s *scanner) explain(toks []token) {
 		s.raise(Unclassified, ReasonUnclassified)
 		return
 	}
-	v := s.judge((*scanner).statement, toks)
-	switch v.class {
-	case Read, Write, Unclassified:
-	default:
+	v, base := s.verdict, s.base
+	s.verdict, s.base = harmlessVerdict, harmlessVerdict
+	s.statement(toks)
+	s.verdict, s.base = v.plus(s.verdict.explained()), base.plus(s.base.explained())
+}
+
+// explained is what EXPLAIN makes of the verdict on its statement.
+func (v verdict) explained() verdict {
+	if v.class == SessionState || v.class == Txn {
 		v.class = Write
 	}
-	s.add(v)
+	return v
 }
 
 // closing is the index of the parenthesis that closes the one at toks[i], or
@@ -382,7 +474,9 @@ func (s *scanner) declare(toks []token) {
 	for i, t := range toks {
 		switch t.word {
 		case kwHold:
-			s.pins = s.pins || i > 0 && toks[i-1].word == kwWith
+			if i > 0 && toks[i-1].word == kwWith {
+				s.pin()
+			}
 		case kwFor:
 			if query := toks[i+1:]; startsQuery(query) {
 				s.raise(SessionState, ReasonSessionState)
@@ -401,7 +495,7 @@ func (s *scanner) prepare(toks []token) {
 		return
 	}
 	s.raise(SessionState, ReasonSessionState)
-	s.pins = true
+	s.pin()
 }
 
 // set reads what follows SET. What ends with the transaction does not pin.
@@ -417,7 +511,7 @@ func (s *scanner) set(toks []token) {
 		s.raise(SessionState, ReasonSessionState)
 	default:
 		s.raise(SessionState, ReasonSessionState)
-		s.pins = true
+		s.pin()
 	}
 }
 
@@ -427,10 +521,11 @@ func (s *scanner) transaction(toks []token) {
 	s.raise(Txn, ReasonTransactionControl)
 	switch toks[0].word {
 	case kwBegin, kwStart:
-		s.pins = true
+		s.pin()
 	case kwCommit, kwEnd, kwRollback, kwAbort:
-		n := len(toks)
-		s.pins = s.pins || n >= 3 && wordIs(s.sql, toks[n-1], "chain") && wordIs(s.sql, toks[n-2], "and")
+		if n := len(toks); n >= 3 && wordIs(s.sql, toks[n-1], "chain") && wordIs(s.sql, toks[n-2], "and") {
+			s.pin()
+		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // TestClassify compares each statement of testdata/classify with what is
@@ -20,25 +21,76 @@ func TestClassify(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var b strings.Builder
-			for _, c := range goldenCases(string(text)) {
-				got := describe(Classify(c.sql))
-				if got != c.want && !*update {
-					t.Errorf("%s\ngot:  %s\nwant: %s", c.sql, got, c.want)
-				}
-				fmt.Fprintf(&b, "%s%s\n----\n%s\n\n", c.comment, c.sql, got)
-			}
-			if *update {
-				if err := os.WriteFile(file, []byte(strings.TrimRight(b.String(), "\n")+"\n"), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
+			golden(t, file, describe)
 		})
 	}
+}
+
+// TestNames compares what a catalogue is asked for with testdata/names.txt.
+func TestNames(t *testing.T) {
+	golden(t, "testdata/names.txt", describeNames)
+}
+
+// golden compares what describe says of the statements of a file with what is
+// written below them.
+func golden(t *testing.T, file string, describe func(*Statement) string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	for _, c := range goldenCases(string(text)) {
+		got := describe(Classify(c.sql))
+		if got != c.want && !*update {
+			t.Errorf("%s\ngot:  %s\nwant: %s", c.sql, got, c.want)
+		}
+		fmt.Fprintf(&b, "%s%s\n----\n%s\n\n", c.comment, c.sql, got)
+	}
+	if *update {
+		if err := os.WriteFile(file, []byte(strings.TrimRight(b.String(), "\n")+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// describeNames tells what [describe] does not.
+func describeNames(st *Statement) string {
+	var b strings.Builder
+	if st.base != (verdict{st.Class, st.Reason, st.Pins}) {
+		b.WriteString("not ")
+	}
+	b.WriteString(st.base.class.String())
+	if st.base.reason.String() != st.base.class.String() {
+		fmt.Fprintf(&b, "/%s", st.base.reason)
+	}
+	if st.base.pins {
+		b.WriteString(" pins")
+	}
+	if st.DDL {
+		b.WriteString(" ddl")
+	}
+	if st.sequence {
+		b.WriteString(" sequence")
+	}
+	if st.Operators != nil {
+		fmt.Fprintf(&b, " operators=%s", strings.Join(st.Operators, " "))
+	}
+	if st.Types != nil {
+		fmt.Fprintf(&b, " types=%s", strings.Join(st.Types, ","))
+	}
+	if st.calls != nil {
+		b.WriteString(" calls=")
+	}
+	for i, c := range st.calls {
+		if i > 0 {
+			b.WriteString(",")
+		}
+		fmt.Fprintf(&b, "%s/%d", c.name, c.args)
+		for _, k := range c.kinds[:min(max(c.args, 0), len(c.kinds))] {
+			b.WriteByte("?sinb"[k])
+		}
+	}
+	return b.String()
 }
 
 type goldenCase struct{ comment, sql, want string }
@@ -222,16 +274,15 @@ func FuzzClassify(f *testing.F) {
 		if again := Split(strings.Join(parts, "\n;\n")); !slices.Equal(again, parts) {
 			t.Fatalf("split %q, then %q", parts, again)
 		}
-		v := verdict{class: Read, reason: ReasonRead}
+		v, base, ddl := harmlessVerdict, harmlessVerdict, false
 		for _, p := range parts {
 			ps := Classify(p)
-			v.add(verdict{ps.Class, ps.Reason, ps.Pins})
+			v, base, ddl = v.plus(verdict{ps.Class, ps.Reason, ps.Pins}), base.plus(ps.base), ddl || ps.DDL
 		}
-		got := verdict{st.Class, st.Reason, st.Pins}
-		if got != v && st.Class != Unclassified {
-			t.Fatalf("whole: %v, parts: %v", got, v)
+		if got := (verdict{st.Class, st.Reason, st.Pins}); st.Class != Unclassified && (got != v || st.base != base || st.DDL != ddl) {
+			t.Fatalf("whole: %v, %v, %t, parts: %v, %v, %t", got, st.base, st.DDL, v, base, ddl)
 		}
-		if st.Class == Unclassified || strings.Contains(sql, "$") {
+		if st.Class == Unclassified || !utf8.ValidString(sql) || strings.ContainsAny(sql, "$\x00") {
 			return // a $ may belong to a word, and begins a string elsewhere
 		}
 		// White space and comments may stand between any two tokens.

@@ -107,6 +107,11 @@ func sequenceColumn(name string) bool {
 	return name == "last_value" || name == "log_cnt" || name == "is_called"
 }
 
+// sequenceLength reports whether n is the length of such a name.
+func sequenceLength(n int) bool {
+	return n == len("last_value") || n == len("log_cnt") || n == len("is_called")
+}
+
 // tempSchema reports whether a schema holds temporary objects.
 func tempSchema(name string) bool {
 	return name == "pg_temp" || strings.HasPrefix(name, "pg_temp_") || strings.HasPrefix(name, "pg_toast_temp")

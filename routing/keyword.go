@@ -47,6 +47,7 @@ const (
 	kwReset
 	kwRollback
 	kwRollup
+	kwRange // RANGE and GROUPS
 	kwRows
 	kwSavepoint
 	kwSecond
@@ -68,9 +69,13 @@ const (
 
 	// Reserved, or usable as a function or type name only: never a table's or
 	// a column's name.
-	kwTypeFunc // LEFT, IS, NATURAL …
-	kwInfix    // LIKE, ILIKE, OVERLAPS: an operator after an operand, else a function
+	kwTypeFunc // LEFT, IS, CROSS …
+	kwIlike    // ILIKE, LIKE and OVERLAPS are operators after an operand, else functions
 	kwJoin
+	kwLike
+	kwNatural
+	kwOverlaps
+	kwSimilar
 	kwTablesample
 	kwVerbose
 
@@ -80,16 +85,26 @@ const (
 	kwGrouping
 	kwBitChar // BIT, CHAR, CHARACTER, NCHAR
 	kwInterval
+	kwNullif
+	kwPosition
+	kwTreat // TREAT and XMLSERIALIZE: (… AS type)
+	kwXML   // XMLPARSE and XMLROOT, in which a word may stand before a string
+	kwXMLTable
 	kwValues
 
 	// Reserved.
-	kwReserved // AND, CASE, WHEN, LIKE …: an expression follows
-	kwConstant // NULL, TRUE, CURRENT_USER, END …: an operand
+	kwReserved // AND, ELSE, RETURNING …: an expression follows
+	kwConstant // NULL, CURRENT_USER …: an operand
 	kwTrue
+	kwFalse
 	kwAnalyze // ANALYZE and ANALYSE
 	kwAs
+	kwBetween
+	kwCase
+	kwCast
 	kwClause // WHERE, HAVING, WINDOW, ORDER, LIMIT, OFFSET, FETCH: end the FROM clause
 	kwCreate
+	kwDesc // ASC and DESC: what follows is no operand either
 	kwDistinct
 	kwDo
 	kwEnd
@@ -98,17 +113,21 @@ const (
 	kwFrom
 	kwGrant
 	kwGroup
+	kwIn
 	kwInto
 	kwLateral
 	kwNot
 	kwOn
 	kwOnly
 	kwOrder
+	kwReturning
 	kwSelect
 	kwSetOp // UNION, INTERSECT, EXCEPT
 	kwTable
 	kwTo
 	kwUsing
+	kwVariadic
+	kwWhen
 	kwWith
 )
 
@@ -125,7 +144,7 @@ func (k keyword) colName() bool { return kwColName <= k && k <= kwValues }
 // that must be followed by an expression does not.
 func (k keyword) operand() bool {
 	switch k {
-	case kwConstant, kwTrue, kwEnd:
+	case kwConstant, kwTrue, kwFalse, kwEnd, kwDesc:
 		return true
 	case kwBy:
 		return false
@@ -224,6 +243,8 @@ func keywordOf(word string) keyword {
 		return kwRollback
 	case "rollup":
 		return kwRollup
+	case "range", "groups":
+		return kwRange
 	case "rows":
 		return kwRows
 	case "savepoint":
@@ -262,20 +283,27 @@ func keywordOf(word string) keyword {
 		return kwZone
 
 	case "authorization", "binary", "collation", "concurrently", "cross", "freeze", "full", "inner", "is", "isnull",
-		"left", "natural", "notnull", "outer", "right", "similar":
+		"left", "notnull", "outer", "right":
 		return kwTypeFunc
-	case "ilike", "like", "overlaps":
-		return kwInfix
+	case "ilike":
+		return kwIlike
 	case "join":
 		return kwJoin
+	case "like":
+		return kwLike
+	case "natural":
+		return kwNatural
+	case "overlaps":
+		return kwOverlaps
+	case "similar":
+		return kwSimilar
 	case "tablesample":
 		return kwTablesample
 
 	case "bigint", "boolean", "coalesce", "dec", "decimal", "exists", "extract", "float", "greatest", "inout",
-		"int", "integer", "least", "none", "normalize", "nullif", "numeric", "out", "overlay", "position", "precision",
-		"real", "row", "setof", "smallint", "substring", "time", "timestamp", "treat", "trim", "varchar", "national",
-		"xmlattributes", "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlnamespaces", "xmlparse", "xmlpi",
-		"xmlroot", "xmlserialize", "xmltable":
+		"int", "integer", "least", "none", "normalize", "numeric", "out", "precision",
+		"real", "row", "setof", "smallint", "time", "timestamp", "trim", "varchar", "national",
+		"xmlattributes", "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlnamespaces", "xmlpi":
 		return kwColName
 	case "grouping":
 		return kwGrouping
@@ -283,22 +311,42 @@ func keywordOf(word string) keyword {
 		return kwBitChar
 	case "interval":
 		return kwInterval
+	case "nullif":
+		return kwNullif
+	case "position":
+		return kwPosition
+	case "treat", "xmlserialize":
+		return kwTreat
+	case "xmlparse", "xmlroot":
+		return kwXML
+	case "xmltable":
+		return kwXMLTable
 	case "values":
 		return kwValues
 
-	case "all", "and", "any", "array", "asc", "asymmetric", "between", "both", "case", "cast", "check", "collate", "column",
-		"constraint", "default", "deferrable", "desc", "else", "foreign", "in", "initially", "leading", "or", "placing",
-		"primary", "references", "returning", "some", "symmetric", "then", "trailing", "unique", "variadic", "when":
+	case "all", "and", "any", "array", "asymmetric", "both", "check", "collate", "column", "constraint", "default", "deferrable",
+		"else", "foreign", "initially", "leading", "or", "placing", "primary", "references", "some", "symmetric", "then",
+		"trailing", "unique":
 		return kwReserved
-	case "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user", "false",
+	case "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user",
 		"localtime", "localtimestamp", "null", "session_user", "user":
 		return kwConstant
 	case "true":
 		return kwTrue
+	case "false":
+		return kwFalse
 	case "analyze", "analyse":
 		return kwAnalyze
 	case "as":
 		return kwAs
+	case "between":
+		return kwBetween
+	case "case":
+		return kwCase
+	case "cast":
+		return kwCast
+	case "asc", "desc":
+		return kwDesc
 	case "where", "having", "window", "limit", "offset":
 		return kwClause
 	case "create":
@@ -319,6 +367,8 @@ func keywordOf(word string) keyword {
 		return kwGrant
 	case "group":
 		return kwGroup
+	case "in":
+		return kwIn
 	case "into":
 		return kwInto
 	case "lateral":
@@ -331,6 +381,8 @@ func keywordOf(word string) keyword {
 		return kwOnly
 	case "order":
 		return kwOrder
+	case "returning":
+		return kwReturning
 	case "select":
 		return kwSelect
 	case "union", "intersect", "except":
@@ -341,8 +393,12 @@ func keywordOf(word string) keyword {
 		return kwTo
 	case "using":
 		return kwUsing
+	case "variadic":
+		return kwVariadic
 	case "verbose":
 		return kwVerbose
+	case "when":
+		return kwWhen
 	case "with":
 		return kwWith
 	}

@@ -14,10 +14,8 @@ import (
 //     not known here, so that such a string is a tokBad.
 //   - A number ends where its digits end, and letters that follow are a word:
 //     PostgreSQL 14 reads "1into t" as 1 INTO t, later ones as an error.
-//     Hexadecimal and underscored numbers of PostgreSQL 16 thereby fall into a
-//     number and a word, which changes no answer.
-//   - An operator that ends in + or - is not cut where PostgreSQL cuts it:
-//     operators have no meaning to the classifier.
+//     Hexadecimal and underscored numbers are those of PostgreSQL 16; before,
+//     0x1F was the number 0 with the label x1F, which changes no answer.
 //   - \v is white space, as it is from PostgreSQL 16 on.
 
 type tokenKind uint8
@@ -31,6 +29,7 @@ const (
 	tokNumber            //
 	tokParam             // $1
 	tokOp                // operator, * included
+	tokArrow             // =>
 	tokColon             // : or :=
 	tokCast              // ::
 	tokDot               //
@@ -85,6 +84,7 @@ var charClass = func() (c [256]uint8) {
 // comment asks for.
 func lex(sql string, toks []token) ([]token, Role) {
 	hint := Unknown
+	signs := 0 // what is before it and belongs to an operator is one by itself
 	for i := 0; i < len(sql); {
 		c := sql[i]
 		start, kind, word := i, tokBad, keyword(0)
@@ -104,6 +104,8 @@ func lex(sql string, toks []token) ([]token, Role) {
 			i, kind = numberEnd(sql, i), tokNumber
 		case class&charOp != 0:
 			switch {
+			case i < signs:
+				i, kind = i+1, tokOp
 			case strings.HasPrefix(sql[i:], "--"):
 				i = lineEnd(sql, i)
 				continue
@@ -116,7 +118,11 @@ func lex(sql string, toks []token) ([]token, Role) {
 				}
 				i = end
 			default:
-				i, kind = operatorEnd(sql, i), tokOp
+				i, signs = operatorEnd(sql, i)
+				kind = tokOp
+				if sql[start:i] == "=>" {
+					kind = tokArrow
+				}
 			}
 		default:
 			switch c {
@@ -137,6 +143,8 @@ func lex(sql string, toks []token) ([]token, Role) {
 				i, kind = i+1, tokColon
 				if i < len(sql) && sql[i] == ':' {
 					i, kind = i+1, tokCast
+				} else if i < len(sql) && sql[i] == '=' {
+					i++
 				}
 			case ',':
 				i, kind = i+1, tokComma
@@ -233,35 +241,94 @@ func digitsEnd(sql string, i int) int {
 	return i
 }
 
+// groupsEnd is the end of digits at i, between which single underscores may
+// stand.
+func groupsEnd(sql string, i int) int {
+	end := digitsEnd(sql, i)
+	for end > i && end+1 < len(sql) && sql[end] == '_' && charClass[sql[end+1]]&charDigit != 0 {
+		end = digitsEnd(sql, end+1)
+	}
+	return end
+}
+
 // numberEnd stops before ".." as PostgreSQL does for PL/pgSQL's sake, and
 // before an e that has no exponent: 1e'x' is 1 and an escape string.
 func numberEnd(sql string, i int) int {
-	i = digitsEnd(sql, i)
+	if end, ok := radixEnd(sql, i); ok {
+		return end
+	}
+	i = groupsEnd(sql, i)
 	if i < len(sql) && sql[i] == '.' && !strings.HasPrefix(sql[i:], "..") {
-		i = digitsEnd(sql, i+1)
+		i = groupsEnd(sql, i+1)
 	}
 	if i < len(sql) && (sql[i] == 'e' || sql[i] == 'E') {
 		j := i + 1
 		if j < len(sql) && (sql[j] == '+' || sql[j] == '-') {
 			j++
 		}
-		if k := digitsEnd(sql, j); k > j {
+		if k := groupsEnd(sql, j); k > j {
 			i = k
 		}
 	}
 	return i
 }
 
-// operatorEnd stops before a comment: an operator contains neither -- nor /*.
-func operatorEnd(sql string, i int) int {
-	start := i
-	for i < len(sql) && charClass[sql[i]]&charOp != 0 {
-		if i > start && (strings.HasPrefix(sql[i:], "--") || strings.HasPrefix(sql[i:], "/*")) {
-			break
-		}
-		i++
+// radixEnd is the end of a number such as 0x1F, 0o17 or 0b1. What looks like
+// one and goes on as a word is none.
+func radixEnd(sql string, i int) (end int, ok bool) {
+	if i+2 >= len(sql) || sql[i] != '0' {
+		return 0, false
 	}
-	return i
+	var digits string
+	switch sql[i+1] {
+	case 'x', 'X':
+		digits = "0123456789abcdefABCDEF"
+	case 'o', 'O':
+		digits = "01234567"
+	case 'b', 'B':
+		digits = "01"
+	default:
+		return 0, false
+	}
+	end = wordEnd(sql, i+2)
+	for _, c := range []byte(sql[i+2 : end]) {
+		if c != '_' && strings.IndexByte(digits, c) < 0 {
+			return 0, false
+		}
+	}
+	return end, end > i+2
+}
+
+// operatorEnd is the end of the operator at i, and of the operators that follow
+// it directly: each is a single + or -. An operator contains neither -- nor /*,
+// which begin a comment, and ends in + or - only if it has a character that no
+// operator of standard SQL has: "=-" are two.
+func operatorEnd(sql string, i int) (end, signs int) {
+	last, odd := i, false // the last character that is no sign
+	j := i
+	for ; j < len(sql) && charClass[sql[j]]&charOp != 0; j++ {
+		switch c := sql[j]; c {
+		case '-', '/':
+			if j > i && j+1 < len(sql) && (c == '-' && sql[j+1] == '-' || c == '/' && sql[j+1] == '*') {
+				return cutOperator(last, j, odd)
+			}
+			if c == '/' {
+				last = j
+			}
+		case '+':
+		default:
+			last = j
+			odd = odd || strings.IndexByte("~!@#^&|`?%", c) >= 0
+		}
+	}
+	return cutOperator(last, j, odd)
+}
+
+func cutOperator(last, end int, odd bool) (operator, signs int) {
+	if odd {
+		return end, end
+	}
+	return last + 1, end
 }
 
 // lineEnd is the end of the -- comment at i. A carriage return alone ends it.

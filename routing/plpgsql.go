@@ -22,7 +22,6 @@ func ClassifyPLpgSQL(body string) *Statement {
 	var buf [128]token
 	toks, _ := lex(body, buf[:0])
 	b := plpgsqlBody{scanner: scanner{sql: body, plpgsql: true}}
-	b.frames = b.frameBuf[:0]
 	b.begin()
 	for len(toks) > 0 {
 		n := 0
@@ -237,13 +236,13 @@ func (b *plpgsqlBody) declaration(toks []token) {
 	}
 	if last, ok := chainEnd(rest, 0); ok {
 		if last+1 >= len(rest) || b.sql[rest[last+1].start:rest[last+1].end] != "%" { // x t.c%TYPE
-			b.typeName(rest[:last+1]) // TODO
+			b.typeAt(rest, 0)
 		}
 	}
 	for i, t := range rest {
 		switch {
 		case t.word == kwReserved && b.is(rest, i, "default"),
-			t.kind == tokOp && b.sql[t.start:t.end] == "=":
+			t.kind == tokColon, t.kind == tokOp && b.sql[t.start:t.end] == "=":
 			b.expression(rest[i+1:])
 			return
 		}

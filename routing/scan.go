@@ -13,20 +13,30 @@ import "strings"
 // taken for one.
 type scanner struct {
 	sql string
-	verdict
+	findings
 
-	functions, relations, types names
-	ctes                 []string // names of WITH that are in scope, innermost last
-
-	frames   []frame // the innermost is last
-	frameBuf [16]frame
+	toks   []token
+	ctes   []string // names of WITH that are in scope, innermost last
+	frames []frame  // the innermost is last
 
 	prev       token // the token before; tokEOF at the start
 	operand    bool  // prev may end an operand: what follows is no prefix
 	wasOperand bool  // operand, one token earlier
 	next       paren // what the next token opens, if it is a parenthesis
+	callee     int32 // 1 + the index in functions of the one whose arguments the next token opens
 	writes     bool  // a data-modifying keyword was met
 	plpgsql    bool  // INTO names variables
+}
+
+// findings are what is known so far of a text.
+type findings struct {
+	verdict
+	base verdict // see Statement
+
+	functions, relations, operators, types distinct[string]
+
+	calls         distinct[call]
+	ddl, sequence bool
 }
 
 // A clause is where in a query the scanner is.
@@ -39,20 +49,27 @@ const (
 	inOn                    // a join condition in FROM
 	inGroup                 // GROUP BY, GROUPING SETS
 	inWith                  // WITH: a list of names and queries
-	inColumns               // a list of column names, with or without types
+	inColumns               // a list of column names, with or without types; options may follow these
 )
 
 // A frame is an open parenthesis; the first frame is the statement itself.
 type frame struct {
 	clause    clause
-	expect    bool // inFrom, inWith: an item begins
+	expect    bool // inFrom, inWith, inColumns: an item begins
 	recursive bool // inWith: WITH RECURSIVE
+	merge     bool // a MERGE statement
+	source    bool // DELETE or MERGE: the first USING is no join's
 	paren     paren
 	ctes      int32 // length of scanner.ctes outside
 	cte       int32 // inWith: 1 + the offset of the name whose query is to come
 	cteEnd    int32
 	cteKind   tokenKind
 	cteEscape byte
+
+	callee int32 // 1 + the index in scanner.functions of whose arguments these are
+	arg    int32 // the first token of the argument
+	args   int32 // those before it; -1 if the list is not just expressions
+	kinds  [4]argKind
 }
 
 // A paren says what a parenthesis is, where the clause does not tell.
@@ -65,6 +82,11 @@ const (
 	parenGroup            // grouping sets
 	parenConfig           // arguments of set_config
 	parenDistinctOn       // SELECT DISTINCT ON (…): an expression follows
+	parenCast             // CAST(… AS type) and the like
+	parenPosition         // position(… IN …)
+	parenWindow           // OVER (…)
+	parenXML              // arguments that may be DOCUMENT '…' or VERSION '…'
+	parenXMLTable         // xmltable(… COLUMNS …)
 )
 
 // Bounds that no statement written by or for people comes near. They keep
@@ -74,46 +96,54 @@ const (
 	maxCTEs  = 1000
 )
 
-// names is a list without duplicates, in order of first appearance.
-type names struct {
-	list []string
-	seen map[string]struct{} // of list, once that is long
+// distinct is a list without duplicates, in order of first appearance.
+type distinct[T comparable] struct {
+	list  []T
+	index map[T]int32 // of list, once that is long
 }
 
-func (n *names) add(name string) {
-	if n.seen == nil {
-		for _, m := range n.list {
-			if m == name {
-				return
+// add returns the index of v in the list.
+func (d *distinct[T]) add(v T) int32 {
+	if d.index == nil {
+		for i, w := range d.list {
+			if w == v {
+				return int32(i)
 			}
 		}
-		if n.list == nil {
-			n.list = make([]string, 0, 4)
+		if len(d.list) < 32 {
+			d.list = append(d.list, v)
+			return int32(len(d.list) - 1)
 		}
-		n.list = append(n.list, name)
-		if len(n.list) > 32 {
-			n.seen = make(map[string]struct{})
-			for _, m := range n.list {
-				n.seen[m] = struct{}{}
-			}
+		d.index = make(map[T]int32)
+		for i, w := range d.list {
+			d.index[w] = int32(i)
 		}
-		return
 	}
-	if _, ok := n.seen[name]; !ok {
-		n.seen[name] = struct{}{}
-		n.list = append(n.list, name)
+	i, ok := d.index[v]
+	if !ok {
+		i = int32(len(d.list))
+		d.index[v] = i
+		d.list = append(d.list, v)
 	}
+	return i
+}
+
+// reset empties the list, and keeps its memory but nothing of what is in it.
+func (d *distinct[T]) reset() {
+	clear(d.list)
+	d.list, d.index = d.list[:0], nil
 }
 
 // scan reads the tokens of one statement.
 func (s *scanner) scan(toks []token) {
 	s.frames = append(s.frames[:0], frame{clause: inQuery})
 	s.ctes = s.ctes[:0]
-	s.prev, s.operand, s.wasOperand, s.next, s.writes = token{}, false, false, parenAuto, false
+	s.prev, s.operand, s.wasOperand, s.writes = token{}, false, false, false
+	s.next, s.callee = parenAuto, 0
 	for i := 0; i < len(toks); {
 		t := toks[i]
-		was, next := s.operand, s.next
-		s.next = parenAuto
+		was, next, callee := s.operand, s.next, s.callee
+		s.next, s.callee = parenAuto, 0
 		n := 1
 		switch t.kind {
 		case tokWord:
@@ -127,7 +157,7 @@ func (s *scanner) scan(toks []token) {
 				s.raise(Unclassified, ReasonUnclassified)
 				return
 			}
-			s.open(next)
+			s.open(next, callee, int32(i+1))
 		case tokClose:
 			if len(s.frames) == 1 {
 				s.raise(Unclassified, ReasonUnclassified)
@@ -135,13 +165,11 @@ func (s *scanner) scan(toks []token) {
 			}
 			s.close(toks, i)
 		case tokComma:
-			s.operand = false
-			switch f := s.top(); f.clause {
-			case inOn:
-				f.clause, f.expect = inFrom, true
-			case inFrom, inWith:
-				f.expect = true
-			}
+			s.comma(toks, i)
+		case tokOp:
+			s.symbol(t)
+		case tokCast:
+			n += s.typeAt(toks, i+1)
 		case tokBad:
 			s.raise(Unclassified, ReasonUnclassified)
 			s.operand = false
@@ -159,12 +187,12 @@ func (s *scanner) scan(toks []token) {
 
 func (s *scanner) top() *frame { return &s.frames[len(s.frames)-1] }
 
-func (s *scanner) open(p paren) {
+func (s *scanner) open(p paren, callee, arg int32) {
 	f := s.top()
-	child := frame{clause: inExpr, paren: p, ctes: int32(len(s.ctes))}
+	child := frame{clause: inExpr, paren: p, ctes: int32(len(s.ctes)), callee: callee, arg: arg}
 	switch {
 	case p == parenColumns:
-		child.clause = inColumns
+		child.clause, child.expect = inColumns, true
 	case p == parenGroup:
 		child.clause = inGroup
 	case p != parenAuto:
@@ -173,7 +201,7 @@ func (s *scanner) open(p paren) {
 		child.clause, child.expect = inFrom, true
 		f.expect = false
 	case f.clause == inFrom:
-		child.clause = inColumns
+		child.clause, child.expect = inColumns, true
 	}
 	s.frames = append(s.frames, child)
 	s.operand = false
@@ -184,8 +212,11 @@ func (s *scanner) close(toks []token, i int) {
 	s.frames = s.frames[:len(s.frames)-1]
 	s.ctes = s.ctes[:f.ctes]
 	s.operand = f.paren != parenDistinctOn
+	if f.callee > 0 {
+		s.endCall(&f, toks, i)
+	}
 	if f.paren == parenConfig && !localConfig(s.sql, toks[:i]) {
-		s.pins = true
+		s.pin()
 	}
 	if p := s.top(); p.clause == inWith && p.cte > 0 && f.clause != inColumns {
 		// The query of a WITH item ends; those that follow may use it.
@@ -196,6 +227,99 @@ func (s *scanner) close(toks []token, i int) {
 	}
 }
 
+func (s *scanner) comma(toks []token, i int) {
+	s.operand = false
+	f := s.top()
+	switch f.clause {
+	case inOn:
+		f.clause, f.expect = inFrom, true
+	case inFrom, inWith, inColumns:
+		f.expect = true
+	}
+	if f.callee > 0 {
+		f.endArg(s.sql, toks, i)
+	}
+}
+
+// endArg notes the argument that ends before toks[i].
+func (f *frame) endArg(sql string, toks []token, i int) {
+	if f.args < 0 {
+		return
+	}
+	if int(f.args) < len(f.kinds) {
+		f.kinds[f.args] = kindOf(sql, toks[f.arg:i])
+	}
+	f.args++
+	f.arg = int32(i + 1)
+}
+
+// endCall notes the call whose arguments end before toks[i].
+func (s *scanner) endCall(f *frame, toks []token, i int) {
+	star := i == int(f.arg)+1 && s.sql[toks[f.arg].start:toks[f.arg].end] == "*"
+	if i > int(f.arg) && !star {
+		f.endArg(s.sql, toks, i)
+	}
+	if i+1 < len(toks) && wordIs(s.sql, toks[i+1], "within") {
+		f.args = -1 // those of WITHIN GROUP are to come
+	}
+	c := call{name: s.functions.list[f.callee-1], args: int(f.args)}
+	if f.args >= 0 {
+		c.kinds = f.kinds
+	}
+	s.calls.add(c)
+}
+
+// kindOf is what arg tells of its type, if it is one literal.
+func kindOf(sql string, arg []token) argKind {
+	signed := len(arg) == 2 && arg[0].kind == tokOp && arg[1].kind == tokNumber
+	if signed && (sql[arg[0].start:arg[0].end] == "-" || sql[arg[0].start:arg[0].end] == "+") {
+		arg = arg[1:]
+	}
+	if len(arg) != 1 {
+		return argAny
+	}
+	switch t := arg[0]; t.kind {
+	case tokString:
+		switch sql[t.start] {
+		case 'b', 'B', 'x', 'X', 'n', 'N':
+			return argAny
+		}
+		return argString
+	case tokNumber:
+		number := sql[t.start:t.end]
+		if len(number) > 1 && charClass[number[1]]&charIdentStart != 0 && number[1]|' ' != 'e' && number[1] != '_' {
+			return argInteger // 0x1E
+		}
+		if strings.ContainsAny(number, ".eE") {
+			return argNumeric
+		}
+		return argInteger
+	case tokWord:
+		if t.word == kwTrue || t.word == kwFalse {
+			return argBoolean
+		}
+	}
+	return argAny
+}
+
+// symbol reads an operator. A star may be all columns, or all arguments, or
+// all children of a table.
+func (s *scanner) symbol(t token) {
+	op := s.sql[t.start:t.end]
+	if op != "*" || s.operand && s.prev.kind != tokDot && s.top().clause != inFrom {
+		s.operator(op)
+	}
+	s.operand = false
+}
+
+// operator notes an operator that the text uses.
+func (s *scanner) operator(name string) {
+	if name == "!=" {
+		name = "<>"
+	}
+	s.operators.add(name)
+}
+
 // localConfig reports whether the arguments that end toks end with a third
 // that is literally true: set_config(name, value, is_local).
 func localConfig(sql string, toks []token) bool {
@@ -203,7 +327,7 @@ func localConfig(sql string, toks []token) bool {
 	if n < 2 || toks[n-1].word != kwTrue {
 		return false
 	}
-	if sql[toks[n-2].start:toks[n-2].end] == "=>" {
+	if toks[n-2].kind == tokArrow {
 		return n >= 3 && wordIs(sql, toks[n-3], "is_local")
 	}
 	return toks[n-2].kind == tokComma
@@ -229,10 +353,23 @@ func (s *scanner) word(toks []token, i int) int {
 	call := next.kind == tokOpen
 	k := toks[i].word
 	f := s.top()
+	if f.clause == inColumns && f.expect && !k.reserved() && !call {
+		return s.columnDef(toks, i)
+	}
 	switch k {
+	case kwNone:
+		return s.name(toks, i)
 	case kwAs:
 		s.operand = false
-		if f.clause == inWith {
+		switch {
+		case f.clause == inWith:
+			return 1
+		case f.paren == parenCast:
+			return 1 + s.typeAt(toks, i+1)
+		case next.kind == tokOpen:
+			if f.clause == inQuery {
+				s.next = parenWindow // WINDOW w AS (…)
+			}
 			return 1
 		}
 		// Any keyword may follow as a label.
@@ -285,13 +422,55 @@ func (s *scanner) word(toks []token, i int) int {
 		return 1
 	case kwUsing:
 		s.operand = false
-		if f.clause == inFrom {
+		switch {
+		case f.source:
+			f.source = false
+			f.clause, f.expect = inFrom, true
+		case f.clause == inFrom:
+			s.operator("=")
 			s.next = parenColumns
 		}
 		return 1
-	case kwClause, kwOrder, kwFetch, kwSetOp:
+	case kwOrder:
+		f.args = -1
 		s.endFrom(f)
 		return 1
+	case kwClause, kwFetch, kwSetOp:
+		s.endFrom(f)
+		return 1
+	case kwVariadic:
+		f.args = -1
+	case kwReturning:
+		s.endFrom(f)
+		if f.clause == inExpr || f.clause == inColumns {
+			return 1 + s.typeAt(toks, i+1) // of a JSON constructor
+		}
+		return 1
+	case kwWhen:
+		if f.merge && (wordIs(s.sql, next, "matched") || next.word == kwNot && i+2 < len(toks) && wordIs(s.sql, toks[i+2], "matched")) {
+			s.endFrom(f)
+			return 1
+		}
+	case kwCase:
+		if next.word != kwWhen {
+			s.operator("=")
+		}
+	case kwCast:
+		f.expect = f.expect && f.clause != inFrom
+		s.operand, s.next = false, parenCast
+		return 1
+	case kwIn:
+		switch {
+		case f.paren == parenPosition:
+		case s.prev.word != kwNot:
+			s.operator("=")
+		case startsQuery(toks[i+1:]):
+			s.operator("=") // NOT (… = ANY (…))
+		default:
+			s.operator("<>")
+		}
+	case kwBetween:
+		s.between(toks, i)
 	case kwGroup:
 		s.endFrom(f)
 		if next.word == kwBy && f.clause == inQuery {
@@ -325,22 +504,27 @@ func (s *scanner) word(toks []token, i int) int {
 		if s.modifies(k, next) {
 			s.raise(Write, ReasonWrite)
 			s.writes = true
-			f.clause, f.expect, s.operand = inQuery, false, false
+			f.clause, f.expect, s.operand = inQuery, k == kwUpdate, false
+			if k == kwUpdate {
+				f.clause = inFrom
+			}
+			f.merge, f.source = k == kwMerge, k == kwMerge || k == kwDelete
+			return 1
+		}
+		if f.merge && wordIs(s.sql, s.prev, "then") {
+			s.operand, s.next = false, parenExpr
 			return 1
 		}
 	case kwSet:
-		if s.writes && call {
-			s.operand, s.next = false, parenExpr
+		if s.writes && (f.clause != inExpr || call) {
+			s.endFrom(f)
+			s.next = parenExpr
 			return 1
 		}
 
 	case kwOperator:
-		if n := builtinOperator(s.sql, toks[i:]); n > 0 {
-			s.operand = false
-			return n
-		}
 		if call {
-			s.raise(Write, ReasonFunction) // a user's operator, or function of this name
+			return s.qualifiedOperator(toks, i)
 		}
 	case kwBy:
 		if !call || s.operand || s.prev.word == kwOrder || s.prev.word == kwGroup {
@@ -364,7 +548,7 @@ func (s *scanner) word(toks []token, i int) int {
 		}
 	case kwZone:
 		if s.prev.word == kwColName && wordIs(s.sql, s.prev, "time") {
-			s.operand = false
+			s.operand = i >= 2 && !wordIs(s.sql, toks[i-2], "at") // a type's WITH TIME ZONE
 			return 1
 		}
 	case kwVarying:
@@ -377,10 +561,20 @@ func (s *scanner) word(toks []token, i int) int {
 			s.operand = true
 			return 1
 		}
-	case kwInfix:
-		if !call || s.operand || s.prev.word == kwNot && s.wasOperand {
-			s.operand = false
-			return 1
+	case kwLike, kwIlike, kwOverlaps, kwSimilar:
+		if call && !s.operand && !(s.prev.word == kwNot && s.wasOperand) {
+			break
+		}
+		s.infix(k, next)
+		s.operand = false
+		return 1
+	case kwNatural:
+		if f.clause == inFrom || f.clause == inOn {
+			s.operator("=")
+		}
+	case kwNullif:
+		if call {
+			s.operator("=")
 		}
 	}
 
@@ -391,16 +585,61 @@ func (s *scanner) word(toks []token, i int) int {
 		}
 		s.operand = k.operand()
 		return 1
-	case k.typeFunc() && !call:
+	case k.typeFunc() && !call && (s.operand || next.kind != tokString):
 		s.operand = false
 		return 1
 	case k.colName() && call:
 		// Not a user's function, but perhaps a FROM item: XMLTABLE(…).
 		f.expect = f.expect && f.clause != inFrom
 		s.operand, s.next = true, parenExpr
+		switch k {
+		case kwTreat:
+			s.next = parenCast
+		case kwPosition:
+			s.next = parenPosition
+		case kwXML:
+			s.next = parenXML
+		case kwXMLTable:
+			s.next = parenXMLTable
+		}
 		return 1
 	}
 	return s.name(toks, i)
+}
+
+// infix notes the operator that a keyword stands for.
+func (s *scanner) infix(k keyword, next token) {
+	not := s.prev.word == kwNot
+	switch {
+	case k == kwLike && not:
+		s.operator("!~~")
+	case k == kwLike:
+		s.operator("~~")
+	case k == kwIlike && not:
+		s.operator("!~~*")
+	case k == kwIlike:
+		s.operator("~~*")
+	case k == kwSimilar && next.word == kwTo && not:
+		s.operator("!~")
+	case k == kwSimilar && next.word == kwTo:
+		s.operator("~")
+	}
+}
+
+// between reads BETWEEN: two comparisons, unless it is that of a window frame,
+// as in ROWS BETWEEN 1 PRECEDING AND CURRENT ROW.
+func (s *scanner) between(toks []token, i int) {
+	frame := s.prev.word == kwRows || s.prev.word == kwRange
+	if frame && s.top().paren == parenWindow && (s.wasOperand || toks[i-2].kind == tokOpen) {
+		return
+	}
+	if s.prev.word == kwNot {
+		s.operator("<")
+		s.operator(">")
+		return
+	}
+	s.operator(">=")
+	s.operator("<=")
 }
 
 // endFrom ends the FROM clause at a keyword that an expression may follow.
@@ -417,6 +656,7 @@ func (s *scanner) endFrom(f *frame) {
 func (s *scanner) from(toks []token, i int) {
 	s.operand = false
 	if i >= 2 && s.prev.word == kwDistinct && (toks[i-2].word == kwNot || wordIs(s.sql, toks[i-2], "is")) {
+		s.operator("=")
 		return
 	}
 	if f := s.top(); f.clause == inQuery || f.clause == inFrom {
@@ -460,20 +700,31 @@ func (s *scanner) into(toks []token, i int) int {
 	s.raise(Write, ReasonWrite)
 	s.operand = false
 	j := i + 1
-	if s.prev.word != kwInsert && s.prev.word != kwMerge {
-		for j < len(toks) && (toks[j].word == kwLocal || toks[j].word == kwTemp || toks[j].word == kwTable || wordIs(s.sql, toks[j], "unlogged")) {
-			s.pins = s.pins || toks[j].word == kwTemp
-			j++
-		}
+	creates := s.prev.word != kwInsert && s.prev.word != kwMerge
+	temp := false
+	for creates && j < len(toks) && (toks[j].word == kwLocal || toks[j].word == kwTemp || toks[j].word == kwTable || wordIs(s.sql, toks[j], "unlogged")) {
+		temp = temp || toks[j].word == kwTemp
+		j++
+	}
+	if j < len(toks) && toks[j].word == kwOnly { // MERGE INTO ONLY t
+		j++
 	}
 	last, ok := chainEnd(toks, j)
 	if !ok {
 		return 1
 	}
+	chain := toks[j : last+1]
 	if last > j {
-		if name, ok := identifier(s.sql, toks[last-2]); ok && tempSchema(name) {
-			s.pins = true
-		}
+		schema, ok := identifier(s.sql, toks[last-2])
+		temp = temp || ok && tempSchema(schema)
+	}
+	if temp {
+		s.pin()
+	}
+	if creates {
+		s.ddl = s.ddl || !temp
+	} else if _, ok := identifier(s.sql, toks[last]); ok {
+		s.relations.add(s.dotted(chain))
 	}
 	s.operand, s.next = true, parenColumns
 	return last + 1 - i
@@ -500,15 +751,71 @@ func (s *scanner) modifies(k keyword, next token) bool {
 	return false
 }
 
-// builtinOperator returns the length of OPERATOR(pg_catalog.+), or 0.
-func builtinOperator(sql string, toks []token) int {
-	if len(toks) < 6 || toks[1].kind != tokOpen || toks[3].kind != tokDot || toks[4].kind != tokOp || toks[5].kind != tokClose {
+// qualifiedOperator reads OPERATOR(schema.+) at toks[i], and returns how many
+// tokens it took.
+func (s *scanner) qualifiedOperator(toks []token, i int) int {
+	s.operand = false
+	first := i + 2
+	op := first
+	for op+1 < len(toks) && isName(toks[op]) && toks[op+1].kind == tokDot {
+		op += 2
+	}
+	if op+1 >= len(toks) || toks[op].kind != tokOp || toks[op+1].kind != tokClose {
+		s.raise(Unclassified, ReasonUnclassified)
+		return 1
+	}
+	name := s.sql[toks[op].start:toks[op].end]
+	if op > first {
+		schema, ok := identifier(s.sql, toks[op-2])
+		switch {
+		case !ok:
+			s.raise(Unclassified, ReasonUnclassified)
+		case schema != "pg_catalog":
+			s.verdict.raise(Write, ReasonFunction)
+			s.operators.add(s.dotted(toks[first:op-1]) + "." + name)
+		}
+	} else {
+		s.operator(name)
+	}
+	return op + 2 - i
+}
+
+// typeAt reads the name of a type at toks[i], as far as a user may have defined
+// it, and returns how many tokens it took. Modifiers and array bounds follow.
+func (s *scanner) typeAt(toks []token, i int) int {
+	s.operand = false
+	last, ok := chainEnd(toks, i)
+	if !ok {
 		return 0
 	}
-	if schema, ok := identifier(sql, toks[2]); !ok || schema != "pg_catalog" {
+	switch k := toks[i].word; {
+	case k.reserved() || k.colName():
+		return 0 // INT, VARCHAR …: PostgreSQL's
+	case i+1 < len(toks) && wordIs(s.sql, toks[i], "double") && wordIs(s.sql, toks[i+1], "precision"):
 		return 0
 	}
-	return 6
+	s.typeName(toks[i : last+1])
+	s.operand, s.next = true, parenExpr
+	return last + 1 - i
+}
+
+// columnDef reads an item of a list of columns that begins at toks[i]: a name,
+// and perhaps its type.
+func (s *scanner) columnDef(toks []token, i int) int {
+	s.top().expect = false
+	s.operand = true
+	var next token
+	if i+1 < len(toks) {
+		next = toks[i+1]
+	}
+	if wordIs(s.sql, toks[i], "nested") && (next.kind == tokString || wordIs(s.sql, next, "path")) {
+		return 1 // of JSON_TABLE: its columns follow
+	}
+	s.columnName(toks[i])
+	if !isName(next) || next.word.reserved() {
+		return 1
+	}
+	return 1 + s.typeAt(toks, i+1)
 }
 
 // chainEnd is the index of the last part of the dotted name that begins at
@@ -547,6 +854,8 @@ func (s *scanner) name(toks []token, i int) int {
 	}
 
 	switch {
+	case f.clause == inColumns && f.expect && !call:
+		return s.columnDef(toks, i)
 	case f.clause == inWith && f.expect:
 		f.expect = false
 		t := chain[n-1]
@@ -567,30 +876,58 @@ func (s *scanner) name(toks []token, i int) int {
 	}
 
 	if !call {
-		s.column(chain[n-1])
+		switch {
+		case last+1 < len(toks) && toks[last+1].kind == tokString && !operand && !chain[0].word.colName() && !(f.paren == parenXML && n == 1):
+			s.typeName(chain) // date '2020-01-01'
+		case f.paren == parenXMLTable && operand && wordIs(s.sql, chain[0], "columns"):
+			f.clause, f.expect = inColumns, true
+		default:
+			s.columnName(chain[n-1])
+		}
 		return n
 	}
 	switch s.prev.kind {
 	case tokString, tokNumber, tokParam, tokQuoted, tokUQuoted, tokCloseSq, tokClose:
 		// No call follows an operand: an alias, or OVER, FILTER, WITHIN GROUP.
 		if operand {
-			if f.clause == inFrom {
-				s.next = parenColumns
-			}
+			s.afterOperand(f, chain)
 			return n
 		}
-	case tokCast:
-		return n // a type with modifiers
 	}
 	switch {
-	case f.clause == inFrom && operand:
-		s.next = parenColumns
+	case operand && (f.clause == inFrom || f.clause == inColumns || wordIs(s.sql, chain[0], "columns")):
+		s.afterOperand(f, chain)
 		return n
-	case f.clause == inColumns && operand:
-		return n // a column's type
+	case modifiesLiteral(toks, last+1):
+		s.typeName(chain) // vector(3) '[1, 2, 3]'
+		return n
 	}
 	s.call(chain)
 	return n
+}
+
+// afterOperand reads what stands between an operand and a parenthesis.
+func (s *scanner) afterOperand(f *frame, chain []token) {
+	switch {
+	case wordIs(s.sql, chain[0], "over"):
+		s.next = parenWindow
+	case f.clause == inFrom, wordIs(s.sql, chain[0], "columns"):
+		s.next = parenColumns
+	}
+}
+
+// modifiesLiteral reports whether the parenthesis at toks[i] holds the
+// modifiers of a type whose literal follows. Nobody writes more than a few.
+func modifiesLiteral(toks []token, i int) bool {
+	for j := i + 1; j < len(toks) && j < i+16; j++ {
+		switch toks[j].kind {
+		case tokOpen:
+			return false
+		case tokClose:
+			return j+1 < len(toks) && toks[j+1].kind == tokString
+		}
+	}
+	return false
 }
 
 // call judges a function by its name.
@@ -601,23 +938,27 @@ func (s *scanner) call(chain []token) {
 		return
 	}
 	e := effectOf(name)
+	bare, own := name, true // PostgreSQL's, as far as the name tells
 	if len(chain) > 1 {
 		schema, ok := identifier(s.sql, chain[len(chain)-3])
 		if !ok {
 			s.raise(Unclassified, ReasonUnclassified)
 			return
 		}
-		if schema != "pg_catalog" {
+		if own = schema == "pg_catalog"; !own {
 			// An extension's at best; what pins keeps pinning.
-			e = effect{Write, ReasonFunction, e.pins}
+			e.class, e.reason = Write, ReasonFunction
 		}
 		name = s.dotted(chain)
-	} else if s.prev.kind == tokDot {
-		e = effect{Write, ReasonFunction, false}
 	}
-	s.functions.add(name)
-	s.raise(e.class, e.reason)
-	if name == "set_config" || strings.HasSuffix(name, ".set_config") {
+	s.callee = s.functions.add(name) + 1
+	if own && (e.reason != ReasonFunction || known(bare)) {
+		s.raise(e.class, e.reason)
+		s.base.pins = s.base.pins || e.pins && bare != "set_config"
+	} else {
+		s.verdict.raise(e.class, e.reason) // the catalogue may know better
+	}
+	if bare == "set_config" {
 		s.next = parenConfig
 		return
 	}
@@ -646,26 +987,31 @@ func (s *scanner) relation(chain []token) {
 
 // typeName notes a type that the text casts to.
 func (s *scanner) typeName(chain []token) {
-	name, ok := identifier(s.sql, chain[len(chain)-1])
-	if !ok {
+	if _, ok := identifier(s.sql, chain[len(chain)-1]); !ok {
 		s.raise(Unclassified, ReasonUnclassified)
 		return
 	}
 	if len(chain) > 1 {
-		name = s.dotted(chain)
+		if schema, ok := identifier(s.sql, chain[len(chain)-3]); ok && schema == "pg_catalog" {
+			return
+		}
 	}
-	s.types.add(name)
+	s.types.add(s.dotted(chain))
 }
 
-// column looks at a name that is neither called nor read from.
-func (s *scanner) column(t token) {
+// columnName looks at a name that is neither called nor read from.
+func (s *scanner) columnName(t token) {
+	if t.kind == tokWord && !sequenceLength(int(t.end-t.start)) {
+		return
+	}
 	name, ok := identifier(s.sql, t)
 	if !ok {
 		s.raise(Unclassified, ReasonUnclassified)
 		return
 	}
 	if sequenceColumn(name) {
-		s.raise(Write, ReasonServerState)
+		s.verdict.raise(Write, ReasonServerState)
+		s.sequence = true
 	}
 }
 
