@@ -285,12 +285,15 @@ func (cn *Conn) noteWrite(st *routing.Statement, l *lease) {
 		cn.redefines = false
 		cn.c.forgetNames()
 	}
-	// A read of what is not known yet may be of a view that writes.
-	writes := mayWrite(st) || st.Reason == routing.ReasonUnresolved
 	switch {
-	case writes && open:
+	case mayWrite(st) && open:
 		cn.pending = true
-	case writes, st.Class == routing.Txn && !open: // COMMIT, COMMIT PREPARED
+	case st.Reason == routing.ReasonUnresolved && !l.onStandby():
+		// It may read a view that writes. That it hardly does is why only the
+		// herd waits for replicas to hold it, which is given up where the
+		// primary is gone.
+		cn.c.noteWrite(cn.c.now())
+	case mayWrite(st), st.Class == routing.Txn && !open: // COMMIT, COMMIT PREPARED
 		cn.pending = false
 		cn.wroteNow()
 	}

@@ -128,11 +128,13 @@ func TestRefusedProbeCutsNothing(t *testing.T) {
 	}
 
 	db := openDB(t, strings.Replace(h.DSN(), "postgres@", "shepherd@", 1), "lag_check_interval=50ms")
+	const read = "select pg_is_in_recovery() from pg_sleep(1.5)"
+	if err := herdOf(t, db).ReadCatalog(t.Context(), read); err != nil {
+		t.Fatal(err)
+	}
 	var standby bool
 	slept := make(chan error)
-	go func() {
-		slept <- db.QueryRow("select pg_is_in_recovery() from pg_sleep(1.5)").Scan(&standby)
-	}()
+	go func() { slept <- db.QueryRow(read).Scan(&standby) }()
 	const sleeping = "usename = 'shepherd' and query like '%pg_sleep%'"
 	eventually(t, "the read runs on the replica", func() bool {
 		return get[int](t, replica, "select count(*) from pg_stat_activity where "+sleeping) == 1

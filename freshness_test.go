@@ -174,7 +174,7 @@ func TestUnreplayedTableIsAskedOfThePrimary(t *testing.T) {
 		}
 		defer h.Replica(i).ResumeReplay(context.Background())
 	}
-	db := openDB(t, d.DSN(), "consistency=eventual", "max_lag=0")
+	db := openDB(t, d.DSN(), "consistency=eventual", "max_lag=0", "catalog=off")
 	mustExec(t, db, "create table late (n int)")
 	if n := get[int](t, db, "select count(*) from late"); n != 0 {
 		t.Errorf("count = %d", n)

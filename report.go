@@ -36,7 +36,7 @@ func FromDB(ctx context.Context, db *sql.DB) (*Connector, error) {
 type Explanation struct {
 	Class       string   `json:"class"`             // read, write, session, txn or unclassified
 	Reason      string   `json:"reason"`            // why it has its class
-	Because     string   `json:"because,omitempty"` // the name that decided, and what is behind it, if not the text alone did
+	Because     string   `json:"because,omitempty"` // the name that decided, if one did, and what is behind it
 	Pins        bool     `json:"pins,omitempty"`
 	Functions   []string `json:"functions"`
 	Relations   []string `json:"relations"`

@@ -72,6 +72,9 @@ func (s *scanner) result(hint Role) *Statement {
 		Class: s.class, Reason: s.reason, Pins: s.pins, Hint: hint, DDL: s.ddl,
 		base: s.base, sequence: s.sequence,
 	}
+	if s.culprit != "" && s.base.class == s.culpable.class && s.base.reason == s.culpable.reason {
+		st.Because = "calls " + s.culprit
+	}
 	// One piece of memory has all names.
 	n := len(s.functions.list) + len(s.relations.list) + len(s.operators.list) + len(s.types.list)
 	if n > 0 {

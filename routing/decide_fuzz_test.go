@@ -65,6 +65,9 @@ func randomSituation(rnd *rand.Rand, servers int) *situation {
 	x.s.ReadOnlyTx = oneIn(4)
 	x.st = Statement{Class: Read, Reason: ReasonRead, Hint: Role(max(0, rnd.IntN(6)-3))}
 	if oneIn(4) {
+		x.st.Reason = ReasonUnresolved
+	}
+	if oneIn(4) {
 		x.st = Statement{Class: Class(rnd.IntN(len(classNames))), Reason: ReasonWrite}
 	}
 	if servers > 0 && oneIn(10) {
@@ -116,6 +119,8 @@ func (x *situation) check(d Decision) error {
 		switch {
 		case i == v.Primary && !within && x.fallsBack():
 			return fmt.Errorf("a replica beyond the policy's bounds while the primary answers")
+		case i == v.Primary && x.st.Reason == ReasonUnresolved && v.Preference != OnlyStandby:
+			return fmt.Errorf("a replica for what is not known to be a read, while the primary answers")
 		case i == v.Primary && x.hint() != Replica && v.Preference == PreferPrimary:
 			return fmt.Errorf("a replica while the preferred primary answers")
 		case i != v.Primary && x.suits(u) && !t.Up:
@@ -222,7 +227,7 @@ func TestDecideKeepsPromises(t *testing.T) {
 	}
 	for _, r := range []Reason{
 		ReasonRead, ReasonWrite, ReasonHint, ReasonPreference, ReasonReadYourWrites, ReasonLag, ReasonReplicaDown,
-		ReasonNoReplica, ReasonPrimaryDown, ReasonReadOnlyTx, ReasonNoPrimary, ReasonNoServer,
+		ReasonNoReplica, ReasonPrimaryDown, ReasonReadOnlyTx, ReasonUnresolved, ReasonNoPrimary, ReasonNoServer,
 	} {
 		if chosen[r] == 0 {
 			t.Errorf("no situation led to %v: the test is not about all rules", r)

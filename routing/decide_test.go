@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "rewrite the expected decisions in testd
 //	primary|replica|unknown NAME [lag=D] [bytes=N] [weight=N] [down] [elected]
 //	...
 //
-//	decide CLASS [hint=ROLE] [comment=ROLE] [wrote=D] [max-lag=D] [held=NAME] [read-only-tx] [avoid=NAME,...] [tie=N]
+//	decide CLASS [hint=ROLE] [comment=ROLE] [wrote=D] [max-lag=D] [held=NAME] [read-only-tx] [unresolved] [avoid=NAME,...] [tie=N]
 //	----
 //	NAME reason=REASON
 //
@@ -198,6 +198,8 @@ func decideLine(t *testing.T, line string, v *View) Decision {
 			s.Held, s.HeldFor = index(value)+1, ReasonTransaction
 		case "read-only-tx":
 			s.ReadOnlyTx = true
+		case "unresolved":
+			st.Reason = ReasonUnresolved
 		case "avoid":
 			for name := range strings.SplitSeq(value, ",") {
 				s.Avoid = append(s.Avoid, index(name))

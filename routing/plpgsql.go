@@ -272,6 +272,9 @@ func (b *plpgsqlBody) simple(toks []token) {
 			b.expression(rest)
 		}
 	case b.is(toks, 0, "raise"):
+		if b.is(rest, 0, "debug", "log", "info", "notice", "warning", "exception") {
+			rest = rest[1:] // not the type of the string behind it
+		}
 		b.expression(rest)
 	case b.is(toks, 0, "execute"):
 		b.dynamic(rest)

@@ -46,8 +46,8 @@ type Statement struct {
 	// or [Unknown].
 	Hint Role
 
-	// Because names what decided, where that does not stand in the text: see
-	// [Meaning.Because]. Empty if the text alone decided.
+	// Because names the function that decided, if one did, or what a catalogue
+	// knows of one of the names: see [Meaning.Because].
 	Because string
 
 	// DDL reports that the statement may change definitions that other

@@ -37,6 +37,9 @@ type findings struct {
 
 	calls         distinct[call]
 	ddl, sequence bool
+
+	culprit  string  // the last function that changed base
+	culpable verdict // base after that
 }
 
 // A clause is where in a query the scanner is.
@@ -877,7 +880,7 @@ func (s *scanner) name(toks []token, i int) int {
 
 	if !call {
 		switch {
-		case last+1 < len(toks) && toks[last+1].kind == tokString && !operand && !chain[0].word.colName() && !(f.paren == parenXML && n == 1):
+		case last+1 < len(toks) && toks[last+1].kind == tokString && !operand && !chain[0].word.colName() && !(f.paren == parenXML && n == 1) && !(s.plpgsql && wordIs(s.sql, chain[0], "sqlstate")):
 			s.typeName(chain) // date '2020-01-01'
 		case f.paren == parenXMLTable && operand && wordIs(s.sql, chain[0], "columns"):
 			f.clause, f.expect = inColumns, true
@@ -953,7 +956,11 @@ func (s *scanner) call(chain []token) {
 	}
 	s.callee = s.functions.add(name) + 1
 	if own && (e.reason != ReasonFunction || known(bare)) {
+		before := s.base
 		s.raise(e.class, e.reason)
+		if s.base != before {
+			s.culprit, s.culpable = name, s.base
+		}
 		s.base.pins = s.base.pins || e.pins && bare != "set_config"
 	} else {
 		s.verdict.raise(e.class, e.reason) // the catalogue may know better

@@ -66,7 +66,20 @@ func Read(ctx context.Context, conn *sql.Conn, names routing.Names, readOnly []s
 		}
 		g.settle()
 	}
+	g.flushLog()
 	return g.catalog(names, session), nil
+}
+
+// flushLog ends the transaction such that what it left in the log, as reading
+// prunes pages, does not stay in the primary's memory: until the next commit
+// of anybody its standbys would look staler than they are. A transaction with an
+// id is flushed when it commits. Where that is not possible, it is not needed.
+func (g *graph) flushLog() {
+	_, err := g.tx.ExecContext(g.ctx, `SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN
+	CASE WHEN pg_catalog.pg_current_wal_insert_lsn() > pg_catalog.pg_current_wal_flush_lsn() THEN pg_catalog.pg_current_xact_id()::text END END`)
+	if err == nil {
+		g.tx.Commit()
+	}
 }
 
 func (g *graph) pathIndex(p searchPath) int {
@@ -231,12 +244,15 @@ func (g *graph) readInternal() error {
 // circles, so that it starts from harmless and goes on until nothing changes: a
 // meaning only ever grows stronger.
 func (g *graph) settle() {
-	for changed := true; changed; {
+	// What is told to people follows where the chain of objects is no circle.
+	const deepest = 20
+	for round, changed := 0, true; changed; round++ {
 		changed = false
 		for _, o := range g.objects {
 			old := g.meaning[o]
 			m := g.compute(o)
-			if m.Class != old.Class || m.Reason != old.Reason || m.Pins != old.Pins || !slices.Equal(m.Attributes, old.Attributes) {
+			if m.Class != old.Class || m.Reason != old.Reason || m.Pins != old.Pins || !slices.Equal(m.Attributes, old.Attributes) ||
+				m.Because != old.Because && round < deepest {
 				g.meaning[o], changed = m, true
 			}
 		}
@@ -428,7 +444,11 @@ func (n scope) Function(name string) ([]routing.Overload, bool) {
 			continue
 		}
 		o := routing.Overload{Meaning: n.of(procs, p.oid, n.path), MinArgs: p.minArgs, MaxArgs: p.maxArgs}
-		for i := range min(len(p.categories), len(o.Refuses)) {
+		fixed := len(p.categories)
+		if p.maxArgs < 0 {
+			fixed-- // the rest come as an array, or one by one
+		}
+		for i := range min(fixed, len(o.Refuses)) {
 			o.Refuses[i] = refuses(p, i, list)
 		}
 		overloads = append(overloads, o)

@@ -198,7 +198,7 @@ func (s *store) load() (bool, error) {
 		var err error
 		if len(names) > 0 {
 			any = true
-			err = read[k](`JOIN pg_catalog.unnest($1::text[], $2::text[]) w(s, n) ON w.s = n.nspname::text AND w.n::name = o.name`, textArray(schemas), textArray(names))
+			err = read[k](`JOIN ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[])) w(s, n) ON w.s = n.nspname::text AND w.n::name = o.name`, textArray(schemas), textArray(names))
 		}
 		if len(list) > 0 && err == nil {
 			any = true

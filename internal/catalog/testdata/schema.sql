@@ -69,7 +69,7 @@ CREATE FUNCTION pong(n int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM not
 CREATE OR REPLACE FUNCTION ping(n int) RETURNS int LANGUAGE sql AS $$ SELECT CASE WHEN n > 0 THEN pong(n - 1) END $$;
 
 -- Overloads.
-CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql AS $$ SELECT nextval('s')::int $$;
+CREATE FUNCTION initcap(int) RETURNS int LANGUAGE sql AS $$ SELECT nextval('s')::int $$;
 CREATE FUNCTION two(int) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
 CREATE FUNCTION two(int, int) RETURNS int LANGUAGE sql AS $$ SELECT nextval('s')::int $$;
 CREATE FUNCTION three(int, int DEFAULT 1, VARIADIC int[] DEFAULT '{}') RETURNS int LANGUAGE sql AS $$ SELECT nextval('s')::int $$;
