@@ -238,6 +238,7 @@ func (s *findings) reset() {
 	s.types.reset()
 	s.calls.reset()
 	s.ddl, s.sequence = false, false
+	s.culprit, s.culpable = "", verdict{}
 }
 
 // statement classifies one statement.
