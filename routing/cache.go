@@ -7,9 +7,11 @@ import (
 	"sync/atomic"
 )
 
-// A Cache remembers what [Classify] said of texts, and which texts a standby
-// refused. It is safe for concurrent use. A hit takes no lock and allocates
-// nothing.
+// A Cache remembers what [Classify] said of texts, and which texts, as
+// [Normalize] makes them alike, a standby refused. It is safe for concurrent
+// use. A hit takes no lock and allocates nothing, and does not cost more where
+// something was refused: only a text that is new, and that names what a refused
+// one does, is normalised.
 //
 // It is a fixed table: the hash of a text picks a set of a few entries, and a
 // text that is in none of them takes the place of one that was not asked for
@@ -22,11 +24,9 @@ type Cache struct {
 	catalog  atomic.Pointer[Catalog] // nil: texts alone decide
 	missing  func(Names)             // set before catalog is
 
-	mu       sync.Mutex // guards what follows, and every store to sets
-	refused  map[uint64]struct{}
-	order    []uint64 // of refused, as a ring
-	oldest   int
-	maxOrder int
+	mu      sync.Mutex // held for every store to sets and every addition to refused and names
+	refused *TextSet
+	names   hashRing // for each of refused, see hashNames
 }
 
 const (
@@ -38,8 +38,7 @@ const (
 	maxCached   = 16 << 10
 	maxSetBytes = 16 << 10
 
-	// A refused text costs little more than the 16 bytes of two hashes. The
-	// oldest is forgotten first, and then refused, healed and learned again.
+	// What is refused and forgotten is refused, healed and learned again.
 	minRefused = 4096
 )
 
@@ -70,9 +69,9 @@ func NewCache(size int, readOnly ...string) *Cache {
 	c := &Cache{
 		seed:     maphash.MakeSeed(),
 		readOnly: make(map[string]bool),
-		refused:  make(map[uint64]struct{}),
-		maxOrder: max(size, minRefused),
+		refused:  NewTextSet(max(size, minRefused)),
 	}
+	c.names.init(max(size, minRefused))
 	for _, name := range readOnly {
 		c.readOnly[name] = true
 	}
@@ -86,9 +85,9 @@ func NewCache(size int, readOnly ...string) *Cache {
 	return c
 }
 
-// Classify is [Classify] from memory. A text that was given to [Cache.Learn]
-// is a [Write] for [ReasonMisroute], unless it was none of a standby's business
-// anyway.
+// Classify is [Classify] from memory. A text like one that was given to
+// [Cache.Learn] is a [Write] for [ReasonMisroute], unless it was none of a
+// standby's business anyway.
 func (c *Cache) Classify(sql string) *Statement {
 	h := maphash.String(c.seed, sql)
 	if len(c.sets) > 0 {
@@ -135,19 +134,19 @@ func (c *Cache) judge(e *cacheEntry) *Statement {
 
 func (c *Cache) miss(h uint64, sql string) *Statement {
 	if len(c.sets) == 0 || len(sql) > maxCached {
-		st := c.classify(sql)
-		c.mu.Lock()
-		st = c.apply(h, st)
-		c.mu.Unlock()
-		return c.judge(&cacheEntry{sql: sql, stmt: st})
+		return c.judge(&cacheEntry{sql: sql, stmt: c.apply(sql, c.classify(sql))})
 	}
 	// The statement's names are parts of the text, and the caller's text may be
 	// part of something much larger.
 	sql = strings.Clone(sql)
-	st := c.classify(sql)
+	learned := c.names.added.Load()
+	st := c.apply(sql, c.classify(sql))
 
 	c.mu.Lock()
-	e := &cacheEntry{hash: h, sql: sql, stmt: c.apply(h, st)}
+	if c.names.added.Load() != learned {
+		st = c.apply(sql, st)
+	}
+	e := &cacheEntry{hash: h, sql: sql, stmt: st}
 	c.store(e)
 	c.mu.Unlock()
 	return c.judge(e)
@@ -162,43 +161,65 @@ func (c *Cache) classify(sql string) *Statement {
 }
 
 // Learn notes that a standby refused sql. From now on it is a primary
-// statement. Learn remembers hashes, not texts: should two texts share one, a
-// read goes to the primary that need not.
-func (c *Cache) Learn(sql string) {
-	h := maphash.String(c.seed, sql)
+// statement, and so are the texts that [Normalize] makes equal to it: the value
+// that a standby stumbled over may not be theirs, but the primary is right for
+// all of them. Learn returns the statement that sql is now, and reports whether
+// it is the first of its like to be refused.
+func (c *Cache) Learn(sql string) (st *Statement, first bool) {
+	st = c.classify(sql)
+	h := c.refused.hash(sql)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if _, ok := c.refused[h]; ok {
-		return
+	if !c.refused.texts.addNew(h) {
+		return misrouted(st), false
 	}
-	if len(c.order) < c.maxOrder {
-		c.order = append(c.order, h)
-	} else {
-		delete(c.refused, c.order[c.oldest])
-		c.order[c.oldest] = h
-		c.oldest = (c.oldest + 1) % len(c.order)
-	}
-	c.refused[h] = struct{}{}
-	if len(c.sets) == 0 {
-		return
-	}
-	set := &c.sets[h&uint64(len(c.sets)-1)]
-	for i := range set.entries {
-		if e := set.entries[i].Load(); e != nil && e.hash == h {
-			set.entries[i].Store(&cacheEntry{hash: h, sql: e.sql, stmt: c.apply(h, e.stmt)})
+	names := c.hashNames(st)
+	c.names.add(names)
+	for i := range c.sets {
+		entries := &c.sets[i].entries
+		for j := range entries {
+			e := entries[j].Load()
+			if e != nil && mayBeRead(e.stmt) && c.hashNames(e.stmt) == names && c.refused.hash(e.sql) == h {
+				entries[j].Store(&cacheEntry{hash: e.hash, sql: e.sql, stmt: misrouted(e.stmt)})
+			}
 		}
 	}
+	return misrouted(st), true
 }
 
-// apply returns st as it is after what was learned. c.mu is held.
-func (c *Cache) apply(h uint64, st *Statement) *Statement {
-	if _, ok := c.refused[h]; !ok || st.Class != Read {
+// apply returns st, the statement of sql, as it is after what was learned.
+func (c *Cache) apply(sql string, st *Statement) *Statement {
+	if c.names.added.Load() == 0 || !mayBeRead(st) || !c.names.has(c.hashNames(st)) || !c.refused.Has(sql) {
 		return st
 	}
-	learned := *st
-	learned.Class, learned.Reason = Write, ReasonMisroute
-	learned.base = verdict{Write, ReasonMisroute, st.Pins}
-	return &learned
+	return misrouted(st)
+}
+
+// hashNames hashes the functions and relations of st. Texts that are alike name
+// the same, and that is known of a statement at once.
+func (c *Cache) hashNames(st *Statement) uint64 {
+	h := uint64(len(st.Functions))
+	for _, name := range st.Functions {
+		h = mix(h ^ maphash.String(c.seed, name))
+	}
+	for _, name := range st.Relations {
+		h = mix(h ^ maphash.String(c.seed, name))
+	}
+	return h
+}
+
+// mayBeRead reports whether st is a read, or may prove to be one.
+func mayBeRead(st *Statement) bool { return st.Class == Read || st.base.class == Read }
+
+// misrouted is what st is once a standby has refused it.
+func misrouted(st *Statement) *Statement {
+	if !mayBeRead(st) {
+		return st
+	}
+	m := *st
+	m.Class, m.Reason = Write, ReasonMisroute
+	m.base = verdict{Write, ReasonMisroute, st.Pins}
+	return &m
 }
 
 // store puts e into its set: into an empty place or one that the hand

@@ -41,7 +41,7 @@ func TestCacheBounded(t *testing.T) {
 		n = 50_000
 	}
 	for i := range n {
-		sql := fmt.Sprintf("SELECT %d", i)
+		sql := fmt.Sprintf("SELECT a%d", i)
 		c.Classify(sql)
 		if i%10 == 0 {
 			c.Learn(sql)
@@ -58,8 +58,8 @@ func TestCacheBounded(t *testing.T) {
 	if _, bytes := c.bytes(); bytes > 64/cacheWays*maxSetBytes {
 		t.Errorf("%d bytes of long texts", bytes)
 	}
-	if len(c.refused) != minRefused || len(c.order) != minRefused {
-		t.Errorf("%d refused texts in a ring of %d, want %d", len(c.refused), len(c.order), minRefused)
+	if r := &c.refused.texts; len(r.counts) != minRefused || len(r.order) != minRefused || cap(r.order) != minRefused {
+		t.Errorf("%d refused texts in a ring of %d, want %d", len(r.counts), len(r.order), minRefused)
 	}
 }
 
@@ -101,6 +101,48 @@ func TestCacheLearn(t *testing.T) {
 	}
 }
 
+// TestCacheLearnsWhatIsAlike: what a standby refused with one value it is not
+// asked with another, be the text in the cache already or new.
+func TestCacheLearnsWhatIsAlike(t *testing.T) {
+	for _, size := range []int{0, 64} {
+		c := NewCache(size)
+		c.Classify("SELECT * FROM v WHERE id = 1")
+		c.Classify("SELECT * FROM w WHERE id = 1")
+		c.Classify("SELECT id FROM v WHERE id IN (1)")
+		if st, first := c.Learn("select * from v where id = 2 /* two */"); st.Class != Write || st.Reason != ReasonMisroute || !first {
+			t.Errorf("size %d: learned %s for %s, first: %t", size, st.Class, st.Reason, first)
+		}
+		if st, first := c.Learn("SELECT * FROM v WHERE id = 3"); st.Class != Write || first {
+			t.Errorf("size %d: learned %s, first: %t", size, st.Class, first)
+		}
+		for sql, want := range map[string]Class{
+			"SELECT * FROM v WHERE id = 1":     Write,
+			"SELECT * FROM v WHERE id = $1":    Write,
+			"SELECT * FROM w WHERE id = 1":     Read,
+			"SELECT * FROM v WHERE id > 1":     Read,
+			"SELECT id FROM v WHERE id IN (1)": Read,
+		} {
+			if got := c.Classify(sql).Class; got != want {
+				t.Errorf("size %d: %s is %s, want %s", size, sql, got, want)
+			}
+		}
+	}
+}
+
+// What a standby refused stays the primary's, whatever is known of its names.
+func TestCacheLearnOutweighsCatalog(t *testing.T) {
+	st := &Statement{Class: Write, Reason: ReasonFunction, base: verdict{Read, ReasonRead, false}}
+	if m := misrouted(st); m.Class != Write || m.Reason != ReasonMisroute {
+		t.Errorf("%s for %s", m.Class, m.Reason)
+	} else if j, _ := Judge("", m, &Catalog{}); j.Class != Write || j.Reason != ReasonMisroute {
+		t.Errorf("with a catalogue it is %s for %s", j.Class, j.Reason)
+	}
+	st = &Statement{Class: Write, Reason: ReasonLock, base: verdict{Write, ReasonLock, false}}
+	if misrouted(st) != st {
+		t.Error("the reason of what is never a read was lost")
+	}
+}
+
 // TestCacheConcurrent lets goroutines classify and learn the same texts in a
 // cache of few entries. No read may be given out after its text was learned;
 // the texts are fewer than the cache remembers.
@@ -112,7 +154,7 @@ func TestCacheConcurrent(t *testing.T) {
 			for i := range 400 {
 				shared := fmt.Sprintf("SELECT * FROM shared%d", i)
 				c.Classify(shared)
-				own := fmt.Sprintf("SELECT %d FROM own%d", i, g)
+				own := fmt.Sprintf("SELECT a%d FROM own%d", i, g)
 				c.Classify(own)
 				c.Learn(own)
 				if got := c.Classify(own); got.Class == Read {
@@ -133,6 +175,34 @@ func TestCacheHitAllocates(t *testing.T) {
 	c.Classify(benchStatement)
 	if n := testing.AllocsPerRun(100, func() { c.Classify(benchStatement) }); n != 0 {
 		t.Errorf("%v allocations for a hit", n)
+	}
+}
+
+// BenchmarkCacheMiss is what a new text costs, before and after a standby
+// refused any.
+func BenchmarkCacheMiss(b *testing.B) {
+	for _, refused := range []int{0, 1, minRefused} {
+		b.Run(fmt.Sprintf("refused=%d", refused), func(b *testing.B) {
+			c := NewCache(0)
+			for i := range refused {
+				c.Learn(fmt.Sprintf("SELECT * FROM v%d", i))
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				c.Classify(benchStatement)
+			}
+		})
+	}
+}
+
+// BenchmarkCacheLearn is what the first refusal of a text costs a full cache.
+func BenchmarkCacheLearn(b *testing.B) {
+	c := NewCache(4096)
+	for i := range 8192 {
+		c.Classify(fmt.Sprintf("SELECT * FROM t%d WHERE id = 1", i))
+	}
+	for i := 0; b.Loop(); i++ {
+		c.Learn(fmt.Sprintf("SELECT * FROM v%d", i))
 	}
 }
 
