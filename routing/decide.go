@@ -15,6 +15,7 @@ import (
 //   - A hint for the primary, and [OnlyPrimary], are obeyed just as strictly. A
 //     hint of the session, the caller's context, wins over one in the text. A
 //     hint for a replica sets the preference aside, but none of the bounds.
+//   - Under [Shadow] everything runs on the primary, even in spite of such a hint.
 //   - A read whose names are not all known ([ReasonUnresolved]) runs on the
 //     primary while that is up, unless the policy is [OnlyStandby].
 //   - A read runs on a suitable server of the preferred role, picked by
@@ -56,7 +57,7 @@ func Decide(st *Statement, s Session, v *View, load Load, tie uint64) Decision {
 		return onPrimary(&s, v, st.Reason)
 	case hint == Primary:
 		return onPrimary(&s, v, ReasonHint)
-	case hint != Replica && v.Preference == OnlyPrimary:
+	case v.Preference == Shadow, hint != Replica && v.Preference == OnlyPrimary:
 		return onPrimary(&s, v, ReasonPreference)
 	}
 

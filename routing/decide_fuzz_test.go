@@ -108,7 +108,7 @@ func (x *situation) check(d Decision) error {
 		return fmt.Errorf("a replica of unknown lag in spite of the call's bound")
 	case s.MaxLag > 0 && t.Fresh != 0 && age > Instant(s.MaxLag):
 		return fmt.Errorf("a replica beyond the call's bound")
-	case x.hint() == Primary, x.hint() != Replica && v.Preference == OnlyPrimary:
+	case x.onlyPrimary():
 		return fmt.Errorf("a replica, although the primary was asked for")
 	}
 	within := x.withinPolicy(t)
@@ -140,7 +140,7 @@ func (x *situation) check(d Decision) error {
 // checkNone returns a server that should have been chosen instead of none.
 func (x *situation) checkNone(mayRead bool) error {
 	v, s := &x.v, &x.s
-	onlyPrimary := !mayRead || x.hint() == Primary || x.hint() != Replica && v.Preference == OnlyPrimary
+	onlyPrimary := !mayRead || x.onlyPrimary()
 	for i, t := range v.Servers {
 		switch {
 		case slices.Contains(s.Avoid, i):
@@ -160,6 +160,11 @@ func (x *situation) hint() Role {
 		return x.s.Hint
 	}
 	return x.st.Hint
+}
+
+// onlyPrimary reports whether reads were asked to stay on the primary.
+func (x *situation) onlyPrimary() bool {
+	return x.v.Preference == Shadow || x.hint() == Primary || x.hint() != Replica && x.v.Preference == OnlyPrimary
 }
 
 func (x *situation) asOf() Instant {

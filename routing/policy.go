@@ -10,6 +10,7 @@ const (
 	OnlyPrimary                     // the primary
 	OnlyStandby                     // replicas; an error where none is suitable
 	AnyServer                       // replicas and the primary alike
+	Shadow                          // the primary, whatever hints say: a rehearsal of [PreferStandby]
 )
 
 // A Balance is how one of several suitable servers is picked. The zero value is
@@ -30,6 +31,7 @@ var preferenceNames = [...]string{
 	OnlyPrimary:   "primary",
 	OnlyStandby:   "standby",
 	AnyServer:     "any",
+	Shadow:        "shadow",
 }
 
 // The names are libpq's for disable and random, and those of
