@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -177,20 +178,48 @@ func brokeConnection(l *lease, err error) bool {
 
 // refusedByStandby reports whether a hot standby refused the statement for
 // being one. It raised the error before any effect. 25006 is not the only one:
-// a quarter of the refusals have other codes, shared with errors that have
-// other causes, so their messages are looked at too (they are translated where
-// lc_messages says so; such a refusal then reaches the caller).
+// a quarter of the refusals have other codes, which errors with other causes
+// have too. What tells them apart is the function of PostgreSQL that raised the
+// error, whatever language lc_messages makes the server speak; the messages are
+// for servers that do not name it.
 // https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-USERS
 func refusedByStandby(e *pgconn.PgError) bool {
 	switch e.Code {
 	case "25006": // read_only_sql_transaction
 		return true
 	case "0A000", "55000", "XX000", "58P01":
-		return strings.Contains(e.Message, "recovery") ||
+		return slices.Contains(refusals[e.Code], e.Routine) ||
+			strings.Contains(e.Message, "recovery") ||
 			strings.Contains(e.Message, "hot standby") ||
 			strings.Contains(e.Message, "temporary or unlogged")
 	}
 	return false
+}
+
+// refusals are the functions of PostgreSQL 14 to 18 that raise an error since
+// RecoveryInProgress(), by its code.
+var refusals = map[string][]string{
+	"0A000": { // feature_not_supported
+		"get_relation_info",                  // an unlogged table
+		"GetSerializableTransactionSnapshot", // default_transaction_isolation
+		"call_bool_check_hook",               // a function SET transaction_read_only
+		"call_enum_check_hook",               // … transaction_isolation
+		"CheckLogicalDecodingRequirements",
+	},
+	"55000": { // object_not_in_prerequisite_state
+		"LockAcquireExtended",
+		"pg_current_wal_lsn", "pg_current_wal_insert_lsn", "pg_current_wal_flush_lsn",
+		"pg_walfile_name", "pg_walfile_name_offset", "pg_switch_wal", "pg_create_restore_point",
+		"pg_log_standby_snapshot", "do_pg_start_backup",
+		"brin_summarize_range", "brin_desummarize_range", "gin_clean_pending_list", "heap_force_common",
+		"relation_statistics_update", "attribute_statistics_update",
+	},
+	"XX000": { // internal_error
+		"GetNewTransactionId", "GetNewObjectId", "GetNewMultiXactId", "XLogBeginInsert",
+	},
+	"58P01": { // undefined_file
+		"mdopenfork", // COPY of an unlogged table, whose file a standby does not have
+	},
 }
 
 // isUnknownToReplica reports whether the statement names something that does not
@@ -223,7 +252,8 @@ func isUnknownToReplica(err error) bool {
 // it may find that out after a COMMIT.
 func isStalePlan(err error) bool {
 	var e *pgconn.PgError
-	return errors.As(err, &e) && e.Code == "0A000" && e.Message == "cached plan must not change result type" && e.Where == ""
+	return errors.As(err, &e) && e.Code == "0A000" && e.Where == "" &&
+		(e.Routine == "RevalidateCachedQuery" || e.Message == "cached plan must not change result type")
 }
 
 // isOneCommand reports whether the text of k cannot be several commands, the
@@ -253,8 +283,9 @@ func isOverloaded(e *pgconn.PgError) bool {
 	return e.Code == "53300" || e.Code == "57P05" // too_many_connections, idle_session_timeout
 }
 
-// isRecoveryConflict reports whether replay cancelled a query on a standby.
+// isRecoveryConflict reports whether a standby cancelled a query since it kept
+// replay waiting. A standby has no other reason for these codes.
 // https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CONFLICT
 func isRecoveryConflict(e *pgconn.PgError) bool {
-	return (e.Code == "40001" || e.Code == "40P01") && strings.Contains(e.Message, "recovery")
+	return e.Code == "40001" || e.Code == "40P01" // serialization_failure, deadlock_detected
 }
