@@ -130,6 +130,9 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 		err := cn.attempt(ctx, k, d.Server)
 		if err == nil {
 			c.count(d)
+			if v.Preference == routing.Shadow {
+				cn.rehearse(ctx, k, s)
+			}
 			return nil
 		}
 		next := judge(ctx, k, v.Servers[d.Server].Role, err)
@@ -163,7 +166,7 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 			s.Avoid = append(slices.Clip(s.Avoid), d.Server)
 			retries = 0
 		case onPrimary:
-			c.heal(k, err)
+			c.heal(ctx, k, d.Server, err)
 			s.Hint = routing.Primary
 			firstErr = nil // the primary's answer is the one that counts
 		case stalePrimary:
@@ -203,12 +206,17 @@ func (cn *Conn) runHeld(ctx context.Context, k *call) error {
 	if k.st.Reason == routing.ReasonLock && k.l.onStandby() {
 		return ErrLockOnReplica
 	}
-	cn.c.count(routing.Decision{Server: k.l.srv, Reason: cn.heldFor()})
+	held := routing.Decision{Server: k.l.srv, Reason: cn.heldFor()}
+	cn.c.count(held)
+	if cn.c.cfg.ReadPreference == routing.Shadow {
+		cn.rehearseHeld(ctx, k, held)
+	}
 	err := k.do(ctx)
 	if err != nil && !k.l.inTransaction() && isStalePlan(err) && k.isOneCommand() {
 		err = k.do(ctx)
 	}
 	if err != nil {
+		cn.c.learnLate(ctx, k.sql, k.st, &k.l, err)
 		cn.noteWrite(k.st, &k.l)
 		cn.settle(&k.l)
 		return callerError(ctx, err)
@@ -273,6 +281,9 @@ func (cn *Conn) note(k *call) {
 	}
 	if mayWrite(k.st) {
 		cn.stays = true
+	}
+	if k.st.Class == routing.Unclassified {
+		cn.c.unclassified.Add(1)
 	}
 }
 

@@ -34,6 +34,8 @@ type Conn struct {
 
 	redefines bool // the open transaction may have changed definitions
 
+	shadow int // 1 + the server of the rehearsal that BeginTx's transaction would be on; 0 for none
+
 	wrote routing.Instant // when this checkout's last write was acknowledged
 
 	// left is the physical connection on which an earlier checkout left

@@ -37,9 +37,13 @@ type Connector struct {
 	turn     atomic.Uint64 // for routing.RoundRobin
 	wrote    atomic.Int64  // Instant of the last write through the herd
 
-	retries   atomic.Uint64
-	misroutes atomic.Uint64
-	unknowns  atomic.Uint64 // what a replica did not know
+	retries      atomic.Uint64
+	misroutes    atomic.Uint64
+	unknowns     atomic.Uint64 // what a replica did not know
+	unclassified atomic.Uint64
+
+	notices   noticeLimit
+	rehearsal rehearsal
 
 	closed atomic.Bool
 	start  sync.Once
@@ -94,6 +98,9 @@ func NewConnector(cfg *Config, members ...Member) (*Connector, error) {
 		cfg:     cfg.Clone(),
 		classes: routing.NewCache(classCacheSize, cfg.ReadOnlyFunctions...),
 		epoch:   time.Now().Add(-time.Nanosecond), // no Instant is zero
+	}
+	if c.cfg.ReadPreference == routing.Shadow {
+		c.rehearsal.logged = routing.NewTextSet(maxRehearsed)
 	}
 	c.mu.changed = make(chan struct{})
 	var err error
@@ -323,16 +330,4 @@ func (c *Connector) Latency(server int) time.Duration {
 // count counts a decision that was carried out.
 func (c *Connector) count(d routing.Decision) {
 	c.servers[d.Server].decisions[d.Reason].Add(1)
-}
-
-// heal learns from a statement that a replica could not run. What a standby
-// refuses is the primary's from now on. What it does not know may be there in a
-// moment, when the DDL is replayed.
-func (c *Connector) heal(k *call, err error) {
-	if isUnknownToReplica(err) {
-		c.unknowns.Add(1)
-		return
-	}
-	c.misroutes.Add(1)
-	c.classes.Learn(k.sql)
 }

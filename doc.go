@@ -55,6 +55,13 @@
 // [WithMaxLag] on the context, or a comment /* pgherd: primary */ in the text.
 // [Connector.Explain] tells what would happen to a text, and why.
 //
+// With read_preference=shadow everything runs on the primary, whatever hints
+// say, and [Stats] counts where it would have run under prefer-standby, with the
+// reasons: lag, own writes and what is known of texts are taken into account, and
+// only refusals by standbys do not come up. The texts that replicas would have
+// run are logged, each once. That is how to look at an application's statements
+// in production before replicas serve them.
+//
 // # Guarantees
 //
 // Writes. A statement that may write runs on the primary only, and never twice:
@@ -64,8 +71,13 @@
 // (TestWriteIsNeverRepeated)
 //
 // Misroutes. What a standby refuses, and what it says does not exist, is asked
-// of the primary, once, outside a transaction and before any row was delivered.
-// What it refused is remembered. (TestMisrouteHeals)
+// of the primary, once, outside a transaction and before any row was delivered;
+// elsewhere the error is the caller's. What it refused counts as a write, and is
+// remembered: the same text, with other values, lists of other lengths or other
+// white space and comments, goes to the primary. A refusal is known by its
+// SQLSTATE and by the function of PostgreSQL that raised it, in every language
+// that the server may speak. It is counted ([Stats]) and logged.
+// (TestMisrouteHeals, TestMisrouteIsAWrite, TestRefusals)
 //
 // Own writes. A transaction runs on one physical connection. Reads see the
 // writes made before on the same [sql.Conn], and, with consistency=session,
@@ -105,7 +117,8 @@
 // (TestCancellationIsTheCallers)
 //
 // Secrets. No error, String or log value holds a password, a DSN or an
-// argument. (TestErrorsShowNoSecret, FuzzErrors)
+// argument, nor a literal of a statement. (TestErrorsShowNoSecret, FuzzErrors,
+// TestMisrouteIsLoggedOnce)
 //
 // # Transactions
 //
@@ -131,6 +144,18 @@
 // an error while another server answers; connect_timeout is 5 seconds unless
 // the DSN says otherwise; and after DB.Close a sql.Conn that holds nothing is
 // closed too.
+//
+// # Logging
+//
+// Like other drivers pgherd is silent: it counts and returns errors. What
+// only it knows of the texts of an application it tells a [Config.Logger], for
+// which the herd has to be opened with [NewConnector] and sql.OpenDB: at level
+// WARN the first time that a replica refuses a text, and under
+// read_preference=shadow at level INFO the first time that a replica would have
+// run one. Messages name the server and have the text as [routing.Normalize]
+// makes it, with no value in it, cut where it is long, and a fingerprint of it
+// that is the same in every process. There are at most 60 in a minute; the next
+// one says how many were missed.
 //
 // # Errors
 //

@@ -76,6 +76,11 @@ type Config struct {
 	// its physical connection.
 	SessionReset SessionReset
 
+	// Logger gets what the herd has to say on its own: see Logging in the
+	// documentation of the package. With nil, which no DSN can change, it says
+	// nothing.
+	Logger *slog.Logger
+
 	// Params are the settings that each server's connection gets as they
 	// are: those of libpq and pgx (sslmode, connect_timeout,
 	// default_query_exec_mode, …) and those of the server

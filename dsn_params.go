@@ -23,7 +23,7 @@ type param struct {
 
 var routerParams = []param{
 	enum("read_preference", func(c *Config) *routing.Preference { return &c.ReadPreference },
-		routing.PreferStandby, routing.PreferPrimary, routing.OnlyPrimary, routing.OnlyStandby, routing.AnyServer),
+		routing.PreferStandby, routing.PreferPrimary, routing.OnlyPrimary, routing.OnlyStandby, routing.AnyServer, routing.Shadow),
 	enum("load_balance_hosts", func(c *Config) *routing.Balance { return &c.LoadBalanceHosts },
 		routing.Random, routing.RoundRobin, routing.LeastConns, routing.Latency, routing.InOrder),
 	enum("consistency", func(c *Config) *Consistency { return &c.Consistency },

@@ -129,6 +129,7 @@ var testDSNs = []struct {
 	{"postgres://u@h?read_preference=any&load_balance_hosts=disable", func(c *Config) {
 		c.ReadPreference, c.LoadBalanceHosts = routing.AnyServer, routing.InOrder
 	}},
+	{"postgres://u@h?read_preference=shadow", func(c *Config) { c.ReadPreference = routing.Shadow }},
 	{"postgres://u@h?target_session_attrs=read-write", func(c *Config) { c.ReadPreference = routing.OnlyPrimary }},
 	{"postgres://u@h?target_session_attrs=standby&read_preference=standby", func(c *Config) { c.ReadPreference = routing.OnlyStandby }},
 	{"host=h user=u pool_max_conns=5 pool_min_conns=5 pool_max_conn_lifetime=2h pool_max_conn_lifetime_jitter=1m" +
@@ -444,5 +445,5 @@ func ExampleParseDSN() {
 	// pg3:5433 true
 	// postgres://app:xxxxx@pg1:5432/shop?replica_hosts=pg2:5432,pg3:5433&max_lag=2s&sslmode=require
 	// pgherd: parameter "max_lga" in DSN: unknown; did you mean "max_lag"?
-	// pgherd: parameter "read_preference" in DSN: want prefer-standby, prefer-primary, primary, standby or any
+	// pgherd: parameter "read_preference" in DSN: want prefer-standby, prefer-primary, primary, standby, any or shadow
 }

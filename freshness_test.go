@@ -141,28 +141,6 @@ func TestReadYourWrites(t *testing.T) {
 	})
 }
 
-func TestMisrouteHeals(t *testing.T) {
-	h := sharedHerd(t)
-	db := openDB(t, h.CreateDatabase(t).DSN())
-	mustExec(t, db, "create sequence s")
-	mustExec(t, db, "create view v as select nextval('s') as n")
-	mustExec(t, db, "create unlogged table u (n int)")
-	mustExec(t, db, "insert into u values (7)")
-	eventually(t, "reads go to the replicas", func() bool { return onReplica(t, db) })
-
-	for want := 1; want <= 3; want++ {
-		if n := get[int](t, db, "select n from v"); n != want {
-			t.Errorf("read %d of a view over nextval gave %d", want, n)
-		}
-	}
-	if n := get[int](t, db, "select n from u"); n != 7 {
-		t.Errorf("an unlogged table gave %d, want 7", n)
-	}
-	if n := herdOf(t, db).Stats().Misroutes; n > 2 {
-		t.Errorf("%d misroutes; each text should be tried on a standby once", n)
-	}
-}
-
 // DDL is visible to the next statement, although no replica has replayed it:
 // with consistency=eventual only the healing of 42P01 sees to that.
 func TestUnreplayedTableIsAskedOfThePrimary(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgherd/pgherd/routing"
@@ -42,6 +43,10 @@ type Explanation struct {
 	Relations   []string `json:"relations"`
 	Server      string   `json:"server,omitempty"` // what would be picked now; empty for none
 	RouteReason string   `json:"route_reason"`     // why it would be picked, or why none is
+
+	// With read_preference=shadow: what would be picked under prefer-standby.
+	Shadow       string `json:"shadow,omitempty"`
+	ShadowReason string `json:"shadow_reason,omitempty"`
 }
 
 // Explain says how sql would be routed now, outside a transaction and under
@@ -68,6 +73,13 @@ func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
 	if d.Server >= 0 {
 		e.Server = v.Servers[d.Server].Name
 	}
+	if v.Preference == routing.Shadow {
+		d := cn.decide(st, &session, c.rehearsal.view.Load())
+		e.ShadowReason = d.Reason.String()
+		if d.Server >= 0 {
+			e.Shadow = v.Servers[d.Server].Name
+		}
+	}
 	return e
 }
 
@@ -78,10 +90,18 @@ type Stats struct {
 	// Retries counts attempts after the first: on another connection, on
 	// another server.
 	Retries uint64
-	// Misroutes counts statements that a standby refused, and that then ran on
-	// the primary. Each is remembered: a count that grows for long means
-	// texts that differ.
+	// Misroutes counts statements that looked like reads and that a standby
+	// refused. Those outside a transaction, of which no row had been delivered,
+	// then ran on the primary; the others failed. Each text, whatever its
+	// values, is remembered: a count that grows for long means texts that
+	// differ.
 	Misroutes uint64
+	// Unclassified counts statements that ran, on the primary, although their
+	// text could not be read.
+	Unclassified uint64
+	// ShadowFailed counts, under read_preference=shadow, statements that would
+	// have failed for want of a server, because of replica_fallback=error.
+	ShadowFailed uint64
 	// Unknowns counts reads that named something a replica did not know, and
 	// that then ran on the primary.
 	Unknowns uint64
@@ -95,6 +115,9 @@ type ServerStats struct {
 	// Decisions counts statements run on the server, BEGIN among them, by the
 	// reason for choosing it.
 	Decisions map[routing.Reason]uint64
+	// Shadow counts, under read_preference=shadow, what Decisions would count
+	// under prefer-standby. It is nil otherwise.
+	Shadow map[routing.Reason]uint64
 	// Failures counts connection failures that statements met.
 	Failures uint64
 	// InFlight is the number of statements and transactions that use the
@@ -118,29 +141,40 @@ func (s ServerStats) Total() uint64 {
 func (c *Connector) Stats() Stats {
 	v := c.view.Load()
 	st := Stats{
-		Retries:   c.retries.Load(),
-		Misroutes: c.misroutes.Load(),
-		Unknowns:  c.unknowns.Load(),
+		Retries:      c.retries.Load(),
+		Misroutes:    c.misroutes.Load(),
+		Unclassified: c.unclassified.Load(),
+		ShadowFailed: c.rehearsal.failed.Load(),
+		Unknowns:     c.unknowns.Load(),
 	}
 	for i, s := range c.servers {
 		ss := ServerStats{
 			Name:      s.name,
 			Role:      v.Servers[i].Role,
-			Decisions: make(map[routing.Reason]uint64),
+			Decisions: counted(&s.decisions),
 			Failures:  s.failures.Load(),
 			InFlight:  s.inFlight.Load(),
 		}
 		if c.begun.Load() {
 			ss.Pool = s.db.Stats()
 		}
-		for r := range s.decisions {
-			if n := s.decisions[r].Load(); n > 0 {
-				ss.Decisions[routing.Reason(r)] = n
-			}
+		if v.Preference == routing.Shadow {
+			ss.Shadow = counted(&s.shadow)
 		}
 		st.Servers = append(st.Servers, ss)
 	}
 	return st
+}
+
+// counted returns the counters that are not zero.
+func counted(counters *[routing.NumReasons]atomic.Uint64) map[routing.Reason]uint64 {
+	m := make(map[routing.Reason]uint64)
+	for r := range counters {
+		if n := counters[r].Load(); n > 0 {
+			m[routing.Reason(r)] = n
+		}
+	}
+	return m
 }
 
 // Health is what is known of the servers. It is gathered in the background:

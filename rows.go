@@ -42,6 +42,7 @@ func (r *otherRows) Close() error {
 type rowsEnd struct {
 	cn     *Conn // nil once done
 	l      lease
+	sql    string
 	st     *routing.Statement
 	stmt   driver.Stmt        // closed after the rows, if not nil
 	cancel context.CancelFunc // of query_timeout; nil for none
@@ -59,8 +60,11 @@ func (e *rowsEnd) reached(err error) {
 	if e.cancel != nil {
 		e.cancel()
 	}
-	if err != nil && isEvidence(&e.l, err) && !isCallers(err) {
-		cn.c.suspect(e.l.srv)
+	if err != nil {
+		if isEvidence(&e.l, err) && !isCallers(err) {
+			cn.c.suspect(e.l.srv)
+		}
+		cn.c.learnLate(context.Background(), e.sql, e.st, &e.l, err)
 	}
 	// INSERT … RETURNING commits only after its last row.
 	cn.noteWrite(e.st, &e.l)
@@ -80,7 +84,7 @@ func (cn *Conn) wrapRows(k *call, cancel context.CancelFunc) driver.Rows {
 			r = new(pgxRows)
 		}
 		r.Rows = rows
-		r.end = rowsEnd{cn: cn, l: k.l, st: k.st, stmt: k.stmt, cancel: cancel}
+		r.end = rowsEnd{cn: cn, l: k.l, sql: k.sql, st: k.st, stmt: k.stmt, cancel: cancel}
 		return r
 	}
 	r := &cn.otherRows
@@ -88,6 +92,6 @@ func (cn *Conn) wrapRows(k *call, cancel context.CancelFunc) driver.Rows {
 		r = new(otherRows)
 	}
 	r.Rows.Rows = k.rows
-	r.end = rowsEnd{cn: cn, l: k.l, st: k.st, stmt: k.stmt, cancel: cancel}
+	r.end = rowsEnd{cn: cn, l: k.l, sql: k.sql, st: k.st, stmt: k.stmt, cancel: cancel}
 	return r
 }

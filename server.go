@@ -41,7 +41,8 @@ type server struct {
 	failed   atomic.Int64 // Instant of the last connection failure that a statement met; 0 for none
 
 	decisions [routing.NumReasons]atomic.Uint64
-	failures  atomic.Uint64 // connection failures that statements met
+	shadow    [routing.NumReasons]atomic.Uint64 // decisions of the rehearsal
+	failures  atomic.Uint64                     // connection failures that statements met
 
 	sockets sockets
 }

@@ -9,19 +9,18 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgherd/pgherd/internal/sqlconn"
-	"github.com/pgherd/pgherd/routing"
 )
 
 // A stmt is a prepared statement of a virtual connection. It belongs to no
 // server: it was prepared once, to refuse a bad text and to learn its
 // parameters, and is prepared again by pgx's statement cache wherever it runs.
-// So it survives failover and DDL, and an idle one holds nothing.
+// So it survives failover and DDL, and an idle one holds nothing. What is known
+// of its text may change, and is looked up for each execution.
 //
 // It has no NamedValueChecker: that of the connection passes everything.
 type stmt struct {
 	cn       *Conn
 	sql      string
-	st       *routing.Statement
 	numInput int
 }
 
@@ -35,12 +34,12 @@ var (
 // anywhere in the herd it answers from memory: database/sql prepares a
 // sql.Stmt anew on each connection that it meets.
 func (cn *Conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	s := &stmt{cn: cn, sql: query, st: cn.c.classify(query)}
+	s := &stmt{cn: cn, sql: query}
 	if n, ok := cn.c.prepared.open(query); ok {
 		s.numInput = n
 		return s, nil
 	}
-	k := call{op: opPrepare, sql: query, st: s.st}
+	k := call{op: opPrepare, sql: query, st: cn.c.classify(query)}
 	if err := cn.run(ctx, &k); err != nil {
 		return nil, err
 	}
@@ -63,13 +62,13 @@ func (s *stmt) NumInput() int { return s.numInput }
 
 // ExecContext runs the statement on the server that routing chooses.
 func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
-	k := call{op: opExec, prepared: true, sql: s.sql, st: s.st, args: args}
+	k := call{op: opExec, prepared: true, sql: s.sql, st: s.cn.c.classify(s.sql), args: args}
 	return s.cn.exec(ctx, &k)
 }
 
 // QueryContext runs the statement on the server that routing chooses.
 func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
-	k := call{op: opQuery, prepared: true, sql: s.sql, st: s.st, args: args}
+	k := call{op: opQuery, prepared: true, sql: s.sql, st: s.cn.c.classify(s.sql), args: args}
 	return s.cn.query(ctx, &k)
 }
 

@@ -87,7 +87,7 @@ func (c *Connector) republishLocked() {
 			NoFallback:  c.cfg.ReplicaFallback == FallbackError,
 		},
 	}
-	if c.cfg.Consistency == ConsistencyPrimary {
+	if c.cfg.Consistency == ConsistencyPrimary && v.Preference != routing.Shadow {
 		v.Preference = routing.OnlyPrimary
 	}
 	for i, s := range c.servers {
@@ -102,6 +102,10 @@ func (c *Connector) republishLocked() {
 	}
 	if v.Primary >= 0 && snap.Primary == v.Primary {
 		v.Asked = c.instant(snap.Servers[v.Primary].Answered)
+	}
+	if v.Preference == routing.Shadow {
+		c.rehearsal.stage(v, c.cfg.Consistency)
+		v.Balance = routing.Random // whose turn it is matters in the rehearsal
 	}
 	c.view.Store(v)
 	close(c.mu.changed)

@@ -32,6 +32,10 @@ type answer struct {
 	// With a herd only: Server is empty if no server may run the statement.
 	Server      string `json:"server,omitempty"`
 	RouteReason string `json:"route_reason,omitempty"`
+
+	// With a herd under read_preference=shadow only.
+	Shadow       string `json:"shadow,omitempty"`
+	ShadowReason string `json:"shadow_reason,omitempty"`
 }
 
 func explain(std stdio, args []string) error {
@@ -210,6 +214,9 @@ func (e *explainer) route(sql string) answer {
 		Relations:   x.Relations,
 		Server:      x.Server,
 		RouteReason: x.RouteReason,
+
+		Shadow:       x.Shadow,
+		ShadowReason: x.ShadowReason,
 	}
 }
 

@@ -96,9 +96,9 @@ func TestExplainMany(t *testing.T) {
 
 func TestExplainRoute(t *testing.T) {
 	herd, ctx := startHerd(t)
-	explainOne := func(sql string) answer {
+	explainOne := func(sql string, params ...string) answer {
 		t.Helper()
-		got := runCommand(sql, "explain", "-dsn", herd.DSN())
+		got := runCommand(sql, "explain", "-dsn", strings.Join(append([]string{herd.DSN()}, params...), "&"))
 		var a answer
 		if err := json.Unmarshal([]byte(got.out), &a); err != nil {
 			t.Fatalf("status %d, output %q, error %q: %v", got.status, got.out, got.err, err)
@@ -111,6 +111,9 @@ func TestExplainRoute(t *testing.T) {
 	}
 	if a := explainOne("DELETE FROM t"); a.Server != primary {
 		t.Errorf("a write would go to %q (%s), not to the primary", a.Server, a.RouteReason)
+	}
+	if a := explainOne("SELECT 1", "read_preference=shadow"); a.Server != primary || a.Shadow != replica1 && a.Shadow != replica2 {
+		t.Errorf("under shadow a read would go to %q (%s), and without it to %q (%s)", a.Server, a.RouteReason, a.Shadow, a.ShadowReason)
 	}
 	if err := herd.Replica(1).Kill(); err != nil {
 		t.Fatal(err)
