@@ -93,6 +93,9 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 		return giveUp // a caller's end is no evidence against a server
 	}
 	harmless := k.op != opExec && k.op != opQuery || k.st.Class == routing.Read
+	if role == routing.Primary && k.st.Reason == routing.ReasonUnresolved {
+		harmless = false // it may be of a view that writes
+	}
 	sent := k.l.conn != nil
 	switch {
 	case errors.Is(err, driver.ErrBadConn):

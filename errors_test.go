@@ -1,10 +1,33 @@
 package pgherd
 
 import (
+	"database/sql"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgherd/pgherd/routing"
 )
+
+// A read of names that nobody knows yet may be of a view that writes: the
+// primary gets it once. A standby cannot have run it with any effect.
+func TestUnresolvedIsNotRepeated(t *testing.T) {
+	stopping := &pgconn.PgError{Code: "57P01", Message: "terminating connection due to administrator command"}
+	for _, tt := range []struct {
+		reason routing.Reason
+		role   routing.Role
+		want   verdict
+	}{
+		{routing.ReasonRead, routing.Primary, again},
+		{routing.ReasonUnresolved, routing.Primary, giveUp},
+		{routing.ReasonUnresolved, routing.Replica, elsewhere},
+	} {
+		k := &call{op: opQuery, st: &routing.Statement{Class: routing.Read, Reason: tt.reason}, l: lease{conn: new(sql.Conn)}}
+		if got := judge(t.Context(), k, tt.role, stopping); got != tt.want {
+			t.Errorf("%v on the %v: %d, want %d", tt.reason, tt.role, got, tt.want)
+		}
+	}
+}
 
 // The messages are those of servers that speak German, French or nothing that
 // we know.

@@ -26,8 +26,13 @@ import (
 func healingDB(t *testing.T, params ...string) (*sql.DB, *pgherd.Connector) {
 	t.Helper()
 	h := sharedHerd(t)
-	db := openDB(t, h.CreateDatabase(t).DSN(), append(params, "catalog=off")...)
-	mustExec(t, db, `
+	d := h.CreateDatabase(t)
+	admin, err := sql.Open("pgx", d.ServerDSN(h.Primary()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	mustExec(t, admin, `
 		create sequence s;
 		create table t (n bigint);
 		create unlogged table u (n bigint);
@@ -45,7 +50,8 @@ func healingDB(t *testing.T, params ...string) (*sql.DB, *pgherd.Connector) {
 	if err := h.WaitSync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	waitForReplicas(t, db)
+	db := openDB(t, d.DSN(), append(params, "catalog=off")...)
+	eventually(t, "replicas serve reads", func() bool { return onReplica(t, db) })
 	return db, herdOf(t, db)
 }
 

@@ -43,7 +43,10 @@ func (cn *Conn) rehearse(ctx context.Context, k *call, s routing.Session) {
 // rehearseHeld is rehearse for a statement that runs where held says. In a
 // transaction it would have run where the transaction had begun.
 func (cn *Conn) rehearseHeld(ctx context.Context, k *call, held routing.Decision) {
-	if cn.inTx && cn.shadow > 0 {
+	switch {
+	case k.op == opBegin:
+		cn.shadow = held.Server + 1
+	case cn.inTx && cn.shadow > 0:
 		held.Server = cn.shadow - 1
 	}
 	cn.c.noteShadow(ctx, k, held)

@@ -149,7 +149,7 @@ func TestMockShadowConfig(t *testing.T) {
 // TestShadow: the rehearsal knows how fresh replicas are, and whose turn it is.
 func TestShadow(t *testing.T) {
 	h := sharedHerd(t)
-	db := openDB(t, h.CreateDatabase(t).DSN(), "read_preference=shadow", "load_balance_hosts=round_robin")
+	db := openDB(t, h.CreateDatabase(t).DSN(), "read_preference=shadow", "load_balance_hosts=round_robin", "catalog=off")
 	c := herdOf(t, db)
 	rehearsed := func(role routing.Role, why routing.Reason) (each []uint64) {
 		for _, s := range c.Stats().Servers {
