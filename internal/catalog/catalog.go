@@ -110,13 +110,13 @@ func (k *Keeper) Read(ctx context.Context, names routing.Names) error {
 	target := k.mu.tries + 2 // the one that may be under way does not count
 	k.mu.Unlock()
 	for {
-		k.poke()
 		k.mu.Lock()
 		tries, err, changed := k.mu.tries, k.mu.err, k.mu.changed
 		k.mu.Unlock()
 		if tries >= target {
 			return err
 		}
+		k.poke() // after changed was taken: what it causes closes that one
 		select {
 		case <-changed:
 		case <-ctx.Done():
