@@ -274,6 +274,14 @@ func FunctionMeaning(name string) Meaning {
 	return m
 }
 
+// RelationMeaning is what reading PostgreSQL's own relation of this name does.
+func RelationMeaning(name string) Meaning {
+	if serverRelation(name) {
+		return Meaning{Class: Write, Reason: ReasonServerState, Because: "reads " + name}
+	}
+	return Harmless
+}
+
 // ExtensionHarmless reports whether a function that comes with one of
 // PostgreSQL's extensions is harmless although it is volatile.
 func ExtensionHarmless(name string) bool { return extensionHarmless(name) }

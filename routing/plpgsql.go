@@ -31,6 +31,9 @@ func ClassifyPLpgSQL(body string) *Statement {
 		b.segment(toks[:n])
 		toks = toks[min(n+1, len(toks)):]
 	}
+	if b.opens && !b.closes {
+		b.raise(SessionState, ReasonSessionState) // it is left to the transaction
+	}
 	return b.result(Unknown)
 }
 
@@ -40,6 +43,8 @@ type plpgsqlBody struct {
 	scanner
 	declares bool     // in a DECLARE section
 	cursors  []string // that were declared
+	opens    bool     // a cursor is opened
+	closes   bool     // a cursor is closed
 }
 
 func (b *plpgsqlBody) is(toks []token, i int, words ...string) bool {
@@ -135,7 +140,7 @@ func (b *plpgsqlBody) expression(toks []token) {
 func (b *plpgsqlBody) dynamic(toks []token) {
 	n := b.find(toks, 0, "into", "using")
 	text, ok := "", false
-	if n == 1 {
+	if n == 1 && toks[0].kind == tokString {
 		text, ok = stringValue(b.sql[toks[0].start:toks[0].end])
 	}
 	if !ok {
@@ -196,7 +201,12 @@ func (b *plpgsqlBody) loop(toks []token) {
 		if b.is(toks, 0, "reverse") {
 			toks = toks[1:]
 		}
-		b.expression(toks)
+		n := 0
+		for n < len(toks) && !(toks[n].kind == tokDot && n+1 < len(toks) && toks[n+1].kind == tokDot) {
+			n++
+		}
+		b.expression(toks[:n])
+		b.expression(toks[min(n+2, len(toks)):])
 	}
 }
 
@@ -279,12 +289,14 @@ func (b *plpgsqlBody) simple(toks []token) {
 	case b.is(toks, 0, "execute"):
 		b.dynamic(rest)
 	case b.is(toks, 0, "open"):
+		b.opens = true
 		if n := b.find(rest, 0, "for"); n < len(rest) {
 			b.query(rest[n+1:])
 		} else if len(rest) > 1 {
 			b.expression(rest[1:]) // arguments in parentheses
 		}
 	case b.is(toks, 0, "fetch", "move", "close"): // of a cursor variable
+		b.closes = b.closes || b.is(toks, 0, "close")
 		if b.is(rest, 0, "absolute", "relative", "forward", "backward") {
 			b.expression(rest[1:])
 		}

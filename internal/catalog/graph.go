@@ -192,8 +192,8 @@ func (g *graph) visit(o object) {
 	if _, ok := g.meaning[o]; ok {
 		return
 	}
-	if o.kind != procs && isBuiltin(o.oid) {
-		return // harmless, or known by its name
+	if isBuiltin(o.oid) && o.kind != procs && o.kind != relations {
+		return // harmless
 	}
 	g.needOID(o.kind, o.oid)
 	g.meaning[o] = routing.Harmless
@@ -280,7 +280,7 @@ func (g *graph) compute(o object) routing.Meaning {
 
 // of is what is known of an object so far.
 func (g *graph) of(k kind, oid uint32, path int) routing.Meaning {
-	if k != procs && isBuiltin(oid) {
+	if isBuiltin(oid) && k != procs && k != relations {
 		return routing.Harmless
 	}
 	return g.meaning[object{k, oid, path}]
@@ -361,6 +361,8 @@ func (g *graph) relationMeaning(o object) routing.Meaning {
 	}
 	server := routing.Meaning{Class: routing.Write, Reason: routing.ReasonServerState}
 	switch {
+	case isBuiltin(r.oid):
+		return routing.RelationMeaning(r.name)
 	case r.persistence == "u":
 		server.Because = "is unlogged"
 		return server

@@ -39,6 +39,7 @@ type proc struct {
 // A relation is a table, view, sequence and so on.
 type relation struct {
 	oid         uint32
+	name        string
 	kind        string // of pg_class.relkind
 	persistence string // "u" for unlogged, also where one of its children is
 	foreign     bool   // it or one of its children is a foreign table
@@ -168,8 +169,8 @@ func (s *store) needName(k kind, q qualified) {
 
 func (s *store) needOID(k kind, oids ...uint32) {
 	for _, oid := range oids {
-		// Of PostgreSQL's own objects only functions are looked at one by one.
-		if _, ok := s.wantOIDs[k][oid]; !ok && (k == procs || !isBuiltin(oid)) {
+		// PostgreSQL's own functions and relations are known by their names.
+		if _, ok := s.wantOIDs[k][oid]; !ok && (k == procs || k == relations || !isBuiltin(oid)) {
 			s.wantOIDs[k][oid] = false
 		}
 	}
@@ -225,11 +226,11 @@ func (s *store) readProcs(join string, args ...any) error {
 			defaults                int
 			variadic, definer       bool
 			src, tree, config, argt string
-			owner, parts            string
+			owner, parts, values    string
 			result                  uint32
 		)
 		err := rows.Scan(&p.oid, &p.schema, &p.name, &p.kind, &p.volatility, &p.language, &src, &tree, &config, &p.maxArgs, &defaults,
-			&variadic, &argt, &p.categories, &result, &definer, &owner, &p.extension, &parts)
+			&variadic, &argt, &p.categories, &result, &definer, &owner, &p.extension, &parts, &values)
 		if err != nil {
 			return err
 		}
@@ -266,6 +267,7 @@ func (s *store) readProcs(join string, args ...any) error {
 		case p.language == "internal":
 			p.text = src
 		}
+		p.refs.add(parseTree(values))
 		p.refs.procs = append(p.refs.procs, oids(parts)...)
 		p.refs.types = append(append(p.refs.types, p.types...), result)
 		return nil
@@ -277,7 +279,8 @@ func (s *store) readProcs(join string, args ...any) error {
 	coalesce((SELECT e.extname::text FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
 		WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'), ''),
 	coalesce((SELECT pg_catalog.concat_ws(' ', aggtransfn::oid, aggfinalfn::oid, aggcombinefn::oid, aggserialfn::oid, aggdeserialfn::oid, aggmtransfn::oid, aggminvtransfn::oid, aggmfinalfn::oid)
-		FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = o.oid AND o.oid >= 16384), '')
+		FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = o.oid AND o.oid >= 16384), ''),
+	CASE WHEN o.oid >= 16384 THEN coalesce(o.proargdefaults::text, '') ELSE '' END
 FROM (SELECT p.*, p.proname AS name, CASE WHEN p.oid >= 16384 THEN coalesce(p.prosrc, '') ELSE '' END AS src,
 		CASE WHEN p.oid >= 16384 THEN coalesce(p.prosqlbody::text, '') ELSE '' END AS tree FROM pg_catalog.pg_proc p) o
 JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace JOIN pg_catalog.pg_language l ON l.oid = o.prolang
@@ -293,6 +296,7 @@ func (s *store) readRelations(join string, args ...any) error {
 		if err := rows.Scan(&r.oid, &q.schema, &q.name, &r.kind, &r.persistence, &r.rowType); err != nil {
 			return err
 		}
+		r.name = q.name
 		s.note(relations, q, r.oid)
 		if _, ok := s.relation[r.oid]; ok {
 			return nil
@@ -322,7 +326,8 @@ FROM (SELECT c.*, c.relname AS name FROM pg_catalog.pg_class c) o JOIN pg_catalo
 		}
 		s.relation[oid].refs.add(parseTree(tree))
 		return nil
-	}, `SELECT ev_class::int8, ev_action::text FROM pg_catalog.pg_rewrite WHERE ev_class = ANY ($1::oid[]) AND ev_type = '1'
+	}, `SELECT r.ev_class::int8, r.ev_action::text FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+	WHERE r.ev_class = ANY ($1::oid[]) AND r.ev_type = '1' AND c.relkind = 'v'
 UNION ALL
 SELECT p.polrelid::int8, p.polqual::text FROM pg_catalog.pg_policy p JOIN pg_catalog.pg_class c ON c.oid = p.polrelid
 	WHERE p.polrelid = ANY ($1::oid[]) AND p.polcmd IN ('r', '*') AND p.polqual IS NOT NULL AND c.relrowsecurity`, oidArray(found))

@@ -142,3 +142,12 @@ CREATE EXTENSION hstore;
 CREATE EXTENSION file_fdw;
 CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
 CREATE FOREIGN TABLE passwd (line text) SERVER files OPTIONS (filename '/etc/passwd');
+
+-- What must not be missed.
+CREATE FUNCTION runs_argument(text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN EXECUTE $1; END $$;
+CREATE FUNCTION by_default(n bigint DEFAULT nextval('s')) RETURNS bigint LANGUAGE sql AS $$ SELECT n $$;
+CREATE VIEW v_server AS SELECT count(*) FROM pg_stat_replication;
+CREATE VIEW v_catalogue AS SELECT relname FROM pg_class;
+CREATE MATERIALIZED VIEW m_next AS SELECT nextval('s') AS n;
+CREATE FUNCTION pl_range(VARIADIC a int[]) RETURNS int LANGUAGE plpgsql AS $$ DECLARE n int := 0; BEGIN FOR i IN array_lower(a, 1)..array_upper(a, 1) LOOP n := n + a[i]; END LOOP; RETURN n; END $$;
+CREATE FUNCTION pl_open() RETURNS refcursor LANGUAGE plpgsql AS $$ DECLARE c refcursor; BEGIN OPEN c FOR SELECT * FROM t; RETURN c; END $$;
