@@ -1,0 +1,401 @@
+package integration
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/pgherd/pgherd/pgherdtest"
+	"github.com/pgherd/pgherd/routing"
+)
+
+var (
+	oracleOut   = flag.String("oracle.out", "", "write what the oracle found to this file, a JSON object a line")
+	oracleFiles = flag.String("oracle.files", "", "ask the oracle about files whose names match this pattern only")
+)
+
+// A finding is a statement, what it is, and what pgherd calls it.
+type finding struct {
+	Source string `json:"source"`
+	SQL    string `json:"sql"`
+	Truth  truth  `json:"truth"`
+	Detail string `json:"detail,omitempty"`
+	Text   string `json:"text"` // class by text alone
+	Reason string `json:"reason"`
+
+	// UserFunctions are the functions that the text names and that PostgreSQL
+	// does not have.
+	UserFunctions []string `json:"user_functions,omitempty"`
+}
+
+// A source is a file of SQL, and the database that it runs in.
+type source struct {
+	name, text string
+}
+
+func TestOracle(t *testing.T) {
+	corpus := regressCorpus(t)
+	herd := pgherdtest.Start(t, pgherdtest.Settings(map[string]string{
+		"autovacuum":                  "off",
+		"jit":                         "off",
+		"max_standby_streaming_delay": "1s",
+		"synchronize_seqscans":        "off",
+		"statement_timeout":           "20s",
+		"lock_timeout":                "5s",
+	}))
+	builtin := builtinFunctions(t, herd)
+
+	data := t.TempDir()
+	_ = data
+	o := &oracle{herd: herd, builtin: builtin, corpus: corpus}
+	o.only = regexp.MustCompile(*oracleFiles)
+	o.regress(t)
+	if *oracleOut != "" {
+		f, err := os.Create(*oracleOut)
+		if err != nil {
+			t.Fatal(err)
+		}
+		enc := json.NewEncoder(f)
+		enc.SetEscapeHTML(false)
+		for _, f := range o.findings {
+			enc.Encode(f)
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Log("\n" + o.confusion())
+}
+
+type oracle struct {
+	herd     *pgherdtest.Herd
+	builtin  map[string]bool
+	corpus   string
+	only     *regexp.Regexp
+	findings []finding
+}
+
+// regress asks about PostgreSQL's regression tests.
+func (o *oracle) regress(t *testing.T) {
+	dir := filepath.Join(o.corpus, "src/test/regress")
+	schedule, err := os.ReadFile(filepath.Join(dir, "parallel_schedule"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources []source
+	for line := range strings.Lines(string(schedule)) {
+		names, ok := strings.CutPrefix(line, "test:")
+		if !ok {
+			continue
+		}
+		for _, name := range strings.Fields(names) {
+			text, err := os.ReadFile(filepath.Join(dir, "sql", name+".sql"))
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			sources = append(sources, source{"regress/" + name, string(text)})
+		}
+	}
+	db := o.herd.CreateDatabase(t)
+	for _, s := range sources {
+		if strings.HasSuffix(s.name, "test_setup") || o.only.MatchString(s.name) {
+			o.ask(t, s, db, map[string]string{"PG_ABS_SRCDIR": o.serverData(t, dir)})
+		}
+	}
+}
+
+// serverData copies the files in dir that servers read to where they can.
+func (o *oracle) serverData(t *testing.T, dir string) string {
+	t.Helper()
+	to, err := os.MkdirTemp("", "pgherd-oracle-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(to) })
+	if err := os.CopyFS(filepath.Join(to, "data"), os.DirFS(filepath.Join(dir, "data"))); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []string{"", "results"} {
+		d = filepath.Join(to, d)
+		if err := errors.Join(os.MkdirAll(d, 0o777), os.Chmod(d, 0o777)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return to
+}
+
+// ask runs the statements of a source.
+func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, env map[string]string) {
+	start := time.Now()
+	before := len(o.findings)
+	configs := func(user string) (primary, standby *pgconn.Config) {
+		var c [2]*pgconn.Config
+		for i, server := range []*pgherdtest.Server{o.herd.Primary(), o.herd.Replica(1)} {
+			var err error
+			if c[i], err = pgconn.ParseConfig(server.DirectDSN()); err != nil {
+				t.Fatal(err)
+			}
+			c[i].Database = db.Name
+			// As pg_regress has it.
+			c[i].RuntimeParams = map[string]string{"datestyle": "Postgres, MDY", "timezone": "PST8PDT", "intervalstyle": "postgres_verbose"}
+			if user != "" {
+				c[i].User = user
+			}
+		}
+		return c[0], c[1]
+	}
+	primary, standby := configs("")
+	p, err := openPair(t.Context(), primary, standby)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+
+	sc := newScript(s.text)
+	conditions := []bool{}
+	for {
+		sc.escapes = p.primary.ParameterStatus("standard_conforming_strings") == "off"
+		pc, ok := sc.next()
+		if !ok {
+			break
+		}
+		active := !slices.Contains(conditions, false)
+		switch pc.command {
+		case "if", "elif", "else", "endif":
+			n := len(conditions)
+			value := sc.expand(pc.args)
+			yes := value == "1" || strings.HasPrefix(strings.ToLower(value), "t") || strings.EqualFold(value, "on") || strings.EqualFold(value, "yes")
+			switch {
+			case pc.command == "if":
+				conditions = append(conditions, yes)
+			case n == 0:
+			case pc.command == "endif":
+				conditions = conditions[:n-1]
+			default:
+				conditions[n-1] = !conditions[n-1] && (pc.command == "else" || yes)
+			}
+			continue
+		}
+		if !active {
+			continue
+		}
+		switch pc.command {
+		case "quit", "q":
+			sc.rest = ""
+			continue
+		case "set":
+			name, value, _ := strings.Cut(pc.args, " ")
+			var b strings.Builder
+			for _, f := range strings.Fields(value) {
+				b.WriteString(sc.expand(f))
+			}
+			sc.vars[name] = b.String()
+			continue
+		case "unset":
+			delete(sc.vars, pc.args)
+			continue
+		case "getenv":
+			name, variable, _ := strings.Cut(pc.args, " ")
+			if value, ok := env[strings.TrimSpace(variable)]; ok {
+				sc.vars[name] = value
+			}
+			continue
+		case "c", "connect":
+			args := strings.Fields(sc.expand(pc.args))
+			user := ""
+			if len(args) > 1 && args[1] != "-" {
+				user = args[1]
+			}
+			p.ahead = true
+			if err := p.reconnect(configs(user)); err != nil {
+				t.Logf("%s: \\c %s: %v", s.name, pc.args, err)
+				if err := p.reconnect(configs("")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			continue
+		case "copy":
+			target, from, ok := strings.Cut(pc.args, " from ")
+			if ok && strings.HasPrefix(strings.TrimSpace(from), "stdin") {
+				p.copyIn("COPY "+target+" FROM STDIN "+strings.TrimPrefix(strings.TrimSpace(from), "stdin"), sc)
+			}
+			continue
+		}
+		if pc.sql == "" {
+			continue
+		}
+		f := finding{Source: s.name, SQL: pc.sql}
+		v, err := o.askOne(p, sc, pc)
+		f.Truth, f.Detail = v.truth, v.detail
+		o.classify(t, &f, pc)
+		o.findings = append(o.findings, f)
+		if err != nil || p.primary.IsClosed() || p.standby.IsClosed() {
+			t.Logf("%s: %v after %.100q", s.name, err, pc.sql)
+			p.ahead = true
+			if err := p.reconnect(configs("")); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		switch pc.command {
+		case "gset":
+			o.set(p, sc, pc)
+		}
+	}
+	t.Logf("%s: %d statements, %v", s.name, len(o.findings)-before, time.Since(start).Round(time.Millisecond))
+}
+
+// askOne finds the truth of one statement.
+func (o *oracle) askOne(p *pair, sc *script, pc piece) (verdict, error) {
+	text := withoutComments(pc.sql)
+	switch {
+	case text == "":
+		return verdict{truthNone, "nothing but comments"}, nil
+	case pc.many:
+		p.run(p.primary, pc.sql)
+		p.known, p.ahead = nil, true
+		p.run(p.standby, "ROLLBACK")
+		return verdict{truthNone, "several statements"}, nil
+	case copiesIn.MatchString(text) && !copiesOut.MatchString(text):
+		return p.copyIn(pc.sql, sc), nil
+	case query.MatchString(text):
+		return p.judge(pc.sql)
+	}
+	return p.command(pc.sql)
+}
+
+// copyIn runs COPY FROM, with the data that follows in the script if the server
+// asks for it.
+func (p *pair) copyIn(sql string, sc *script) verdict {
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
+	defer cancel()
+	_, err := p.primary.CopyFrom(ctx, &copyData{script: sc}, sql)
+	p.known, p.ahead = nil, true
+	if p.primary.TxStatus() == 'T' {
+		p.written = true
+		p.run(p.standby, "ROLLBACK")
+	}
+	if err != nil {
+		return verdict{truthNone, "error " + errorCode(err)}
+	}
+	return verdict{truth: truthCommand}
+}
+
+// copyData reads the data of COPY from a script, if it is read at all.
+type copyData struct {
+	script *script
+	rest   *strings.Reader
+}
+
+func (d *copyData) Read(b []byte) (int, error) {
+	if d.rest == nil {
+		d.rest = strings.NewReader(d.script.data())
+	}
+	return d.rest.Read(b)
+}
+
+// set does \gset.
+func (o *oracle) set(p *pair, sc *script, pc piece) {
+	if p.primary.TxStatus() == 'E' {
+		return
+	}
+	results, err := p.primary.Exec(p.ctx, pc.sql).ReadAll()
+	if err != nil || len(results) != 1 || len(results[0].Rows) != 1 {
+		return
+	}
+	for i, fd := range results[0].FieldDescriptions {
+		sc.vars[pc.args+fd.Name] = string(results[0].Rows[0][i])
+	}
+}
+
+// classify asks pgherd what it makes of the text.
+func (o *oracle) classify(t *testing.T, f *finding, pc piece) {
+	st := routing.Classify(f.SQL)
+	f.Text, f.Reason = st.Class.String(), st.Reason.String()
+	for _, name := range st.Functions {
+		if schema, bare, ok := strings.Cut(name, "."); ok && schema == "pg_catalog" {
+			name = bare
+		}
+		if !o.builtin[name] {
+			f.UserFunctions = append(f.UserFunctions, name)
+		}
+	}
+	if parts := routing.Split(f.SQL + ";"); !pc.many && withoutComments(f.SQL) != "" &&
+		(len(parts) != 1 || parts[0] != f.SQL) && !strings.HasPrefix(f.Detail, "error 42601") {
+		t.Errorf("%s: Split makes %d statements of %q", f.Source, len(parts), f.SQL)
+	}
+}
+
+// builtinFunctions are the names of PostgreSQL's own functions.
+func builtinFunctions(t *testing.T, herd *pgherdtest.Herd) map[string]bool {
+	conn, err := pgconn.Connect(t.Context(), herd.Primary().DirectDSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	r, err := conn.Exec(t.Context(), "SELECT DISTINCT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace").ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, row := range r[0].Rows {
+		names[string(row[0])] = true
+	}
+	return names
+}
+
+// confusion is the table of what statements are against what pgherd calls them.
+func (o *oracle) confusion() string {
+	classes := []string{"read", "write", "session", "txn", "unclassified"}
+	counts := map[truth]map[string]int{}
+	for _, f := range o.findings {
+		if counts[f.Truth] == nil {
+			counts[f.Truth] = map[string]int{}
+		}
+		counts[f.Truth][f.Text]++
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-10s", "")
+	for _, c := range classes {
+		fmt.Fprintf(&b, "%13s", c)
+	}
+	b.WriteByte('\n')
+	for _, tr := range []truth{truthRead, truthRefused, truthDiffers, truthEffect, truthSession, truthCommand, truthNone} {
+		fmt.Fprintf(&b, "%-10s", cmp.Or(string(tr), "none"))
+		for _, c := range classes {
+			fmt.Fprintf(&b, "%13d", counts[tr][c])
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// regressCorpus returns the directory of PostgreSQL's regression tests.
+func regressCorpus(t *testing.T) string {
+	t.Helper()
+	cmd := exec.Command("../scripts/regress-corpus")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	switch {
+	case err != nil && os.Getenv("CI") == "" && os.Getenv("PGHERD_TEST_REQUIRE") != "1":
+		t.Skipf("no corpus: %v\n%s", err, stderr.String())
+	case err != nil:
+		t.Fatalf("no corpus: %v\n%s", err, stderr.String())
+	}
+	return strings.TrimSpace(string(out))
+}

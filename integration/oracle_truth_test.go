@@ -1,0 +1,419 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// A truth is what a statement really is, by what two servers did with it.
+type truth string
+
+const (
+	truthRead    truth = "read"    // the same on both, without effect
+	truthRefused truth = "refused" // the standby refuses what the primary does
+	truthDiffers truth = "differs" // another answer on the standby
+	truthEffect  truth = "effect"  // the session or the server is not what it was
+	truthSession truth = "session" // what it means depends on the session: EXECUTE, FETCH, temporary tables
+	truthCommand truth = "command" // no query: not run on the standby
+	truthNone    truth = ""        // nothing is proven: fails everywhere, or reads what is not committed
+)
+
+// An outcome is what one server did with a statement.
+type outcome struct {
+	rows []string // sorted
+	err  error
+}
+
+func (o outcome) same(p outcome) bool {
+	return errorCode(o.err) == errorCode(p.err) && (o.err != nil || slices.Equal(o.rows, p.rows))
+}
+
+// errorCode is the SQLSTATE of an error, or its text if no server sent it.
+func errorCode(err error) string {
+	var pg *pgconn.PgError
+	switch {
+	case err == nil:
+		return ""
+	case errors.As(err, &pg):
+		return pg.Code
+	}
+	return err.Error()
+}
+
+// refused reports whether err is a hot standby's refusal. Only some of them
+// have a code of their own.
+func refused(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return false
+	}
+	switch pg.Code {
+	case "25006":
+		return true
+	case "0A000", "55000", "XX000", "58P01":
+		return strings.Contains(pg.Message, "recovery") || strings.Contains(pg.Message, "hot standby") ||
+			strings.Contains(pg.Message, "could not open file")
+	}
+	return false
+}
+
+// invisible matches calls whose effect no query shows.
+var invisible = regexp.MustCompile(`(?i)\b(setseed|pg_stat_reset\w*|pg_stat_clear_snapshot|pg_reload_conf|pg_rotate_logfile|` +
+	`pg_(cancel|terminate)_backend|pg_log_backend_memory_contexts|pg_export_snapshot|pg_create_\w+_slot|pg_drop_replication_slot|` +
+	`pg_wal_replay_\w+|pg_promote|pg_(start|stop)_backup|pg_backup_\w+|lo_(open|export)|pg_file_\w+|pg_logdir_ls|` +
+	`dblink_(connect|disconnect|open|close|exec|send_query)\w*|pg_stat_statements_reset|pg_prewarm|autoprewarm_\w+)\s*\(`)
+
+// stateQuery tells what the transaction and the session left behind.
+const stateQuery = `SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL,
+	(SELECT pg_catalog.count(*) FROM pg_catalog.pg_class WHERE relnamespace = pg_catalog.pg_my_temp_schema()),
+	(SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', mode, classid, objid, objsubid), ',') FROM pg_catalog.pg_locks
+		WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()),
+	(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_prepared_statements),
+	(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_cursors),
+	(SELECT pg_catalog.string_agg(c, ',') FROM pg_catalog.pg_listening_channels() AS c),
+	(SELECT pg_catalog.md5(pg_catalog.string_agg(name || '=' || setting, ',')) FROM pg_catalog.pg_show_all_settings()
+		WHERE name NOT LIKE 'transaction%' AND name <> 'in_hot_standby')`
+
+var stateNames = [...]string{"transaction id", "temporary object", "advisory lock", "prepared statement", "cursor", "channel", "setting"}
+
+// A state is the answer to stateQuery, one text for each of stateNames.
+type state []string
+
+// sessionChanged names the first part of the session's state in which after
+// differs.
+func (before state) sessionChanged(after state) string {
+	for i := 1; i < len(before); i++ {
+		if before[i] != after[i] {
+			return stateNames[i]
+		}
+	}
+	return ""
+}
+
+func (s state) wrote() bool { return len(s) > 0 && s[0] == "t" }
+
+func (s state) hasTemp() bool { return len(s) > 0 && s[1] != "0" }
+
+// A pair is a session on the primary and its counterpart on the standby. What
+// belongs to the session is done in both, so that a query meets the same
+// settings, cursors and prepared statements.
+type pair struct {
+	ctx              context.Context
+	primary, standby *pgconn.PgConn
+	position, replay *pgconn.PgConn // ask how far the primary and the standby are
+
+	known   state // the state of the primary's session; nil where it may have changed
+	ahead   bool  // the primary may have written what the standby has not replayed
+	written bool  // the open transaction wrote: the standby cannot see what it sees
+}
+
+// openPair connects to a database on both servers.
+func openPair(ctx context.Context, primary, standby *pgconn.Config) (*pair, error) {
+	p := &pair{ctx: ctx, ahead: true}
+	var err error
+	for _, c := range []struct {
+		conn   **pgconn.PgConn
+		config *pgconn.Config
+	}{{&p.position, primary}, {&p.replay, standby}} {
+		if *c.conn, err = pgconn.ConnectConfig(ctx, c.config); err != nil {
+			p.close()
+			return nil, err
+		}
+	}
+	if err := p.reconnect(primary, standby); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// reconnect replaces both sessions by new ones.
+func (p *pair) reconnect(primary, standby *pgconn.Config) error {
+	for _, c := range []*pgconn.PgConn{p.primary, p.standby} {
+		if c != nil {
+			c.Close(p.ctx)
+		}
+	}
+	p.known, p.written = nil, false
+	var err error
+	if err = p.catchUp(); err != nil {
+		return err
+	}
+	if p.primary, err = pgconn.ConnectConfig(p.ctx, primary); err != nil {
+		return err
+	}
+	p.standby, err = pgconn.ConnectConfig(p.ctx, standby)
+	return err
+}
+
+func (p *pair) close() {
+	for _, c := range []*pgconn.PgConn{p.primary, p.standby, p.position, p.replay} {
+		if c != nil {
+			c.Close(context.Background())
+		}
+	}
+}
+
+// catchUp waits until the standby has replayed what the primary has written.
+func (p *pair) catchUp() error {
+	if !p.ahead {
+		return nil
+	}
+	lsn, err := scalar(p.ctx, p.position, "SELECT pg_current_wal_flush_lsn()")
+	if err != nil {
+		return err
+	}
+	// Asking in a loop would take the processor from the one that replays.
+	query := fmt.Sprintf("SELECT pg_last_wal_replay_lsn() >= '%s' OR pg_sleep(0.0005) IS NULL AND pg_last_wal_replay_lsn() >= '%[1]s'", lsn)
+	for {
+		switch done, err := scalar(p.ctx, p.replay, query); {
+		case err != nil:
+			return err
+		case done == "t":
+			p.ahead = false
+			return nil
+		}
+	}
+}
+
+func scalar(ctx context.Context, conn *pgconn.PgConn, query string) (string, error) {
+	r, err := conn.Exec(ctx, query).ReadAll()
+	if err != nil {
+		return "", err
+	}
+	return string(r[0].Rows[0][0]), nil
+}
+
+var copiesOut = regexp.MustCompile(`(?is)^copy\b.*\bto\s+stdout\b`)
+
+// run runs a text on one of the servers.
+func (p *pair) run(conn *pgconn.PgConn, sql string) outcome {
+	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
+	defer cancel()
+	var o outcome
+	if copiesOut.MatchString(withoutComments(sql)) {
+		var b bytes.Buffer
+		_, o.err = conn.CopyTo(ctx, &b, sql)
+		o.rows = strings.Split(b.String(), "\n")
+	} else {
+		var results []*pgconn.Result
+		results, o.err = conn.Exec(ctx, sql).ReadAll()
+		for _, r := range results {
+			for _, row := range r.Rows {
+				o.rows = append(o.rows, string(bytes.Join(row, []byte("|"))))
+			}
+		}
+	}
+	slices.Sort(o.rows)
+	return o
+}
+
+// state asks for the state of the primary's session.
+func (p *pair) state() state {
+	r, err := p.primary.Exec(p.ctx, stateQuery).ReadAll()
+	if err != nil {
+		return nil
+	}
+	st := make(state, len(stateNames))
+	for i, v := range r[0].Rows[0] {
+		st[i] = string(v)
+	}
+	return st
+}
+
+// A verdict is a truth, and what shows it.
+type verdict struct {
+	truth  truth
+	detail string
+}
+
+// attempt runs a query on one server in a transaction of its own or, where one
+// is open, in a part of that; what it did is undone if undo is set or if it
+// fails. after is called while its effects can be seen.
+func (p *pair) attempt(conn *pgconn.PgConn, sql string, undo bool, after func()) outcome {
+	begin, end, rollback := "BEGIN", "COMMIT", "ROLLBACK"
+	if conn.TxStatus() != 'I' {
+		begin, end, rollback = "SAVEPOINT oracle", "RELEASE oracle", "ROLLBACK TO oracle; RELEASE oracle"
+	}
+	if o := p.run(conn, begin); o.err != nil {
+		return o
+	}
+	o := p.run(conn, sql)
+	if o.err == nil && after != nil {
+		after()
+	}
+	if undo || o.err != nil {
+		end = rollback
+	}
+	if ended := p.run(conn, end); o.err == nil {
+		o.err = ended.err
+	}
+	return o
+}
+
+// judge finds the truth of a query by running it on both servers. It runs on
+// the primary as often as it must, and once only if it has an effect.
+func (p *pair) judge(sql string) (verdict, error) {
+	open := p.primary.TxStatus() != 'I'
+	switch {
+	case p.primary.TxStatus() == 'E':
+		return verdict{truthNone, "the transaction has failed"}, nil
+	case open && (p.written || p.standby.TxStatus() != 'T'):
+		// As the file has it, so that what follows finds what it needs.
+		o := p.run(p.primary, sql)
+		p.known, p.ahead, p.written = nil, true, true
+		if o.err != nil {
+			return verdict{truthNone, "error " + errorCode(o.err)}, nil
+		}
+		return verdict{truthNone, "the transaction has no counterpart on the standby"}, nil
+	}
+	if p.known == nil {
+		p.known = p.state()
+	}
+	if !open {
+		if err := p.catchUp(); err != nil {
+			return verdict{}, err
+		}
+	}
+	there := p.attempt(p.standby, sql, false, nil)
+
+	var after state
+	look := func() { after = p.state() }
+	var here outcome
+	if open {
+		// Its error must fail the transaction, as the file has it.
+		if here = p.run(p.primary, sql); here.err == nil {
+			look()
+		}
+	} else {
+		here = p.attempt(p.primary, sql, false, look)
+	}
+	before := p.known
+	switch {
+	case here.err != nil:
+		p.ahead = true
+		return verdict{truthNone, "error " + errorCode(here.err)}, nil
+	case before == nil || after == nil:
+		p.known = nil
+		return verdict{truthNone, "the state of the session cannot be asked for"}, nil
+	}
+	p.known = after
+	changed := before.sessionChanged(after)
+	if after.wrote() || changed != "" {
+		p.known, p.ahead = nil, true
+	}
+	if after.wrote() && open {
+		p.written = true
+		p.run(p.standby, "ROLLBACK") // it would hold locks that replaying needs
+	}
+	switch {
+	case refused(there.err):
+		return verdict{truthRefused, errorCode(there.err) + " " + there.err.Error()}, nil
+	case after.wrote():
+		return verdict{truthEffect, stateNames[0]}, nil
+	case changed != "":
+		return verdict{truthEffect, changed}, nil
+	case invisible.MatchString(sql):
+		return verdict{truthEffect, "known by name"}, nil
+	case here.same(there):
+		return verdict{truthRead, ""}, nil
+	}
+	again := p.attempt(p.primary, sql, true, nil)
+	if !again.same(here) {
+		if there.err != nil {
+			return verdict{truthNone, "not the same twice, and fails on the standby: " + errorCode(there.err)}, nil
+		}
+		return verdict{truthRead, "not the same twice"}, nil
+	}
+	if !open {
+		p.ahead = true
+		if err := p.catchUp(); err != nil {
+			return verdict{}, err
+		}
+	}
+	there = p.attempt(p.standby, sql, true, nil)
+	switch {
+	case again.same(there):
+		return verdict{truthRead, "late"}, nil
+	case before.hasTemp():
+		return verdict{truthSession, "temporary objects"}, nil
+	case there.err != nil:
+		return verdict{truthDiffers, "error on the standby: " + there.err.Error()}, nil
+	}
+	return verdict{truthDiffers, difference(again.rows, there.rows)}, nil
+}
+
+// difference shows the first row that is not in both.
+func difference(here, there []string) string {
+	for i := range max(len(here), len(there)) {
+		switch {
+		case i >= len(here):
+			return fmt.Sprintf("the standby has %.60q", there[i])
+		case i >= len(there):
+			return fmt.Sprintf("the primary has %.60q", here[i])
+		case here[i] != there[i]:
+			return fmt.Sprintf("primary %.60q, standby %.60q", here[i], there[i])
+		}
+	}
+	return ""
+}
+
+var (
+	query = regexp.MustCompile(`(?i)^(\(|(select|values|table|with|explain|copy)\b)`)
+	// Done in both sessions.
+	mirrored = regexp.MustCompile(`(?i)^(set|reset|prepare|deallocate|declare|close|fetch|move|begin|start|commit|end|rollback|` +
+		`abort|savepoint|release|discard)\b`)
+	twoPhase    = regexp.MustCompile(`(?i)^(prepare\s+transaction|(commit|rollback)\s+prepared)\b`)
+	transaction = regexp.MustCompile(`(?i)^(begin|start|commit|end|rollback|abort|savepoint|release)\b`)
+	session     = regexp.MustCompile(`(?i)^(set|reset|show|prepare|execute|deallocate|declare|close|fetch|move|discard|listen|unlisten|` +
+		`load|begin|start|commit|end|rollback|abort|savepoint|release)\b`)
+	copiesIn = regexp.MustCompile(`(?is)^copy\b.*\bfrom\b`)
+)
+
+// command does what is no query: on the primary, and on the standby too if it
+// belongs to the session.
+func (p *pair) command(sql string) (verdict, error) {
+	text := withoutComments(sql)
+	v := verdict{truth: truthCommand}
+	if session.MatchString(text) {
+		v.truth = truthSession
+	}
+	before := p.primary.TxStatus()
+	o := p.run(p.primary, sql)
+	if o.err != nil {
+		v = verdict{truthNone, "error " + errorCode(o.err)}
+	}
+	p.known, p.ahead = nil, true
+	switch {
+	case !mirrored.MatchString(text) || twoPhase.MatchString(text):
+		if before == 'T' && p.primary.TxStatus() == 'T' && !p.written {
+			if st := p.state(); st.wrote() {
+				p.written = true
+			}
+		}
+	case transaction.MatchString(text):
+		p.run(p.standby, sql)
+	case p.standby.TxStatus() == 'T' && !p.written:
+		p.attempt(p.standby, sql, false, nil)
+	case p.standby.TxStatus() == 'I' && p.primary.TxStatus() == 'I':
+		if err := p.catchUp(); err != nil {
+			return v, err
+		}
+		p.run(p.standby, sql)
+	}
+	if p.primary.TxStatus() == 'I' {
+		p.written = false
+	}
+	if p.standby.TxStatus() != 'I' && (p.primary.TxStatus() == 'I' || p.written) || p.standby.TxStatus() == 'E' && p.primary.TxStatus() == 'T' {
+		p.run(p.standby, "ROLLBACK")
+	}
+	return v, nil
+}
