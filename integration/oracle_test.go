@@ -13,10 +13,12 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/pgherd/pgherd/pgherdtest"
 	"github.com/pgherd/pgherd/routing"
 )
@@ -55,24 +57,18 @@ func TestOracle(t *testing.T) {
 		"statement_timeout":           "20s",
 		"lock_timeout":                "5s",
 	}))
-	builtin := builtinFunctions(t, herd)
-
-	data := t.TempDir()
-	_ = data
-	o := &oracle{herd: herd, builtin: builtin, corpus: corpus}
-	o.only = regexp.MustCompile(*oracleFiles)
-	o.regress(t)
+	o := &oracle{herd: herd, builtin: builtinFunctions(t, herd), only: regexp.MustCompile(*oracleFiles)}
+	t.Run("ask", func(t *testing.T) {
+		for _, c := range chains(t, corpus) {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				o.follow(t, c)
+			})
+		}
+	})
+	slices.SortStableFunc(o.findings, func(a, b finding) int { return strings.Compare(a.Source, b.Source) })
 	if *oracleOut != "" {
-		f, err := os.Create(*oracleOut)
-		if err != nil {
-			t.Fatal(err)
-		}
-		enc := json.NewEncoder(f)
-		enc.SetEscapeHTML(false)
-		for _, f := range o.findings {
-			enc.Encode(f)
-		}
-		if err := f.Close(); err != nil {
+		if err := o.write(*oracleOut); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -80,21 +76,47 @@ func TestOracle(t *testing.T) {
 }
 
 type oracle struct {
-	herd     *pgherdtest.Herd
-	builtin  map[string]bool
-	corpus   string
-	only     *regexp.Regexp
-	findings []finding
+	herd    *pgherdtest.Herd
+	builtin map[string]bool
+	only    *regexp.Regexp
+
+	mu       sync.Mutex
+	findings []finding // guarded by mu
 }
 
-// regress asks about PostgreSQL's regression tests.
-func (o *oracle) regress(t *testing.T) {
-	dir := filepath.Join(o.corpus, "src/test/regress")
+// write writes the findings to a file.
+func (o *oracle) write(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	enc := json.NewEncoder(f)
+	enc.SetEscapeHTML(false)
+	for _, f := range o.findings {
+		if err := enc.Encode(f); err != nil {
+			return err
+		}
+	}
+	return f.Close()
+}
+
+// A chain is sources that run in one database, one after the other.
+type chain struct {
+	name    string
+	dir     string // has the data that the sources load
+	sources []source
+	first   int // so many sources are always run: others rely on them
+}
+
+// chains returns what the corpus has.
+func chains(t *testing.T, corpus string) []chain {
+	t.Helper()
+	dir := filepath.Join(corpus, "src/test/regress")
 	schedule, err := os.ReadFile(filepath.Join(dir, "parallel_schedule"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var sources []source
+	regress := chain{name: "regress", dir: dir, first: 1}
 	for line := range strings.Lines(string(schedule)) {
 		names, ok := strings.CutPrefix(line, "test:")
 		if !ok {
@@ -107,26 +129,59 @@ func (o *oracle) regress(t *testing.T) {
 			} else if err != nil {
 				t.Fatal(err)
 			}
-			sources = append(sources, source{"regress/" + name, string(text)})
+			regress.sources = append(regress.sources, source{"regress/" + name, string(text)})
 		}
 	}
+	all := []chain{regress}
+	modules, err := filepath.Glob(filepath.Join(corpus, "contrib/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range append(modules, filepath.Join(corpus, "src/pl/plpgsql/src")) {
+		c := chain{name: strings.TrimPrefix(dir, corpus+"/"), dir: dir}
+		files, err := filepath.Glob(filepath.Join(dir, "sql/*.sql"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.sources = append(c.sources, source{c.name + "/" + strings.TrimSuffix(filepath.Base(file), ".sql"), string(text)})
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// follow runs the sources of a chain.
+func (o *oracle) follow(t *testing.T, c chain) {
+	any := false
+	for _, s := range c.sources {
+		any = any || o.only.MatchString(s.name)
+	}
+	if !any {
+		t.Skip("not asked for")
+	}
 	db := o.herd.CreateDatabase(t)
-	for _, s := range sources {
-		if strings.HasSuffix(s.name, "test_setup") || o.only.MatchString(s.name) {
-			o.ask(t, s, db, map[string]string{"PG_ABS_SRCDIR": o.serverData(t, dir)})
+	env := map[string]string{"PG_ABS_SRCDIR": serverData(t, c.dir)}
+	for i, s := range c.sources {
+		if i < c.first || o.only.MatchString(s.name) {
+			o.ask(t, s, db, env)
 		}
 	}
 }
 
 // serverData copies the files in dir that servers read to where they can.
-func (o *oracle) serverData(t *testing.T, dir string) string {
+func serverData(t *testing.T, dir string) string {
 	t.Helper()
 	to, err := os.MkdirTemp("", "pgherd-oracle-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(to) })
-	if err := os.CopyFS(filepath.Join(to, "data"), os.DirFS(filepath.Join(dir, "data"))); err != nil {
+	if err := os.CopyFS(filepath.Join(to, "data"), os.DirFS(filepath.Join(dir, "data"))); err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
 	}
 	for _, d := range []string{"", "results"} {
@@ -141,7 +196,7 @@ func (o *oracle) serverData(t *testing.T, dir string) string {
 // ask runs the statements of a source.
 func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, env map[string]string) {
 	start := time.Now()
-	before := len(o.findings)
+	var findings []finding
 	configs := func(user string) (primary, standby *pgconn.Config) {
 		var c [2]*pgconn.Config
 		for i, server := range []*pgherdtest.Server{o.herd.Primary(), o.herd.Replica(1)} {
@@ -231,7 +286,9 @@ func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, env map[st
 		case "copy":
 			target, from, ok := strings.Cut(pc.args, " from ")
 			if ok && strings.HasPrefix(strings.TrimSpace(from), "stdin") {
-				p.copyIn("COPY "+target+" FROM STDIN "+strings.TrimPrefix(strings.TrimSpace(from), "stdin"), sc)
+				if _, err := p.copyIn("COPY "+target+" FROM STDIN "+strings.TrimPrefix(strings.TrimSpace(from), "stdin"), sc); err != nil {
+					t.Fatal(err)
+				}
 			}
 			continue
 		}
@@ -241,8 +298,8 @@ func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, env map[st
 		f := finding{Source: s.name, SQL: pc.sql}
 		v, err := o.askOne(p, sc, pc)
 		f.Truth, f.Detail = v.truth, v.detail
-		o.classify(t, &f, pc)
-		o.findings = append(o.findings, f)
+		o.classify(t, &f, sc, pc)
+		findings = append(findings, f)
 		if err != nil || p.primary.IsClosed() || p.standby.IsClosed() {
 			t.Logf("%s: %v after %.100q", s.name, err, pc.sql)
 			p.ahead = true
@@ -256,7 +313,10 @@ func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, env map[st
 			o.set(p, sc, pc)
 		}
 	}
-	t.Logf("%s: %d statements, %v", s.name, len(o.findings)-before, time.Since(start).Round(time.Millisecond))
+	o.mu.Lock()
+	o.findings = append(o.findings, findings...)
+	o.mu.Unlock()
+	t.Logf("%s: %d statements, %v", s.name, len(findings), time.Since(start).Round(time.Millisecond))
 }
 
 // askOne finds the truth of one statement.
@@ -265,47 +325,54 @@ func (o *oracle) askOne(p *pair, sc *script, pc piece) (verdict, error) {
 	switch {
 	case text == "":
 		return verdict{truthNone, "nothing but comments"}, nil
+	case copiesIn.MatchString(stringsAndComments.ReplaceAllString(pc.sql, " ")):
+		return p.copyIn(pc.sql, sc)
 	case pc.many:
 		p.run(p.primary, pc.sql)
 		p.known, p.ahead = nil, true
 		p.run(p.standby, "ROLLBACK")
 		return verdict{truthNone, "several statements"}, nil
-	case copiesIn.MatchString(text) && !copiesOut.MatchString(text):
-		return p.copyIn(pc.sql, sc), nil
 	case query.MatchString(text):
 		return p.judge(pc.sql)
 	}
 	return p.command(pc.sql)
 }
 
-// copyIn runs COPY FROM, with the data that follows in the script if the server
-// asks for it.
-func (p *pair) copyIn(sql string, sc *script) verdict {
+// copyIn runs COPY FROM STDIN, with the data that follows in the script if the
+// server asks for it. A failed COPY has none, which pgconn's CopyFrom would find
+// out too late.
+func (p *pair) copyIn(sql string, sc *script) (verdict, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
 	defer cancel()
-	_, err := p.primary.CopyFrom(ctx, &copyData{script: sc}, sql)
 	p.known, p.ahead = nil, true
-	if p.primary.TxStatus() == 'T' {
-		p.written = true
-		p.run(p.standby, "ROLLBACK")
+	v := verdict{truth: truthCommand}
+	server := p.primary.Frontend()
+	server.Send(&pgproto3.Query{String: sql})
+	if err := server.Flush(); err != nil {
+		return v, err
 	}
-	if err != nil {
-		return verdict{truthNone, "error " + errorCode(err)}
+	for {
+		msg, err := p.primary.ReceiveMessage(ctx)
+		if err != nil {
+			return v, err
+		}
+		switch msg := msg.(type) {
+		case *pgproto3.CopyInResponse:
+			server.Send(&pgproto3.CopyData{Data: []byte(sc.data())})
+			server.Send(&pgproto3.CopyDone{})
+			if err := server.Flush(); err != nil {
+				return v, err
+			}
+		case *pgproto3.ErrorResponse:
+			v = verdict{truthNone, "error " + msg.Code}
+		case *pgproto3.ReadyForQuery:
+			if msg.TxStatus == 'T' {
+				p.written = true
+				p.run(p.standby, "ROLLBACK")
+			}
+			return v, nil
+		}
 	}
-	return verdict{truth: truthCommand}
-}
-
-// copyData reads the data of COPY from a script, if it is read at all.
-type copyData struct {
-	script *script
-	rest   *strings.Reader
-}
-
-func (d *copyData) Read(b []byte) (int, error) {
-	if d.rest == nil {
-		d.rest = strings.NewReader(d.script.data())
-	}
-	return d.rest.Read(b)
 }
 
 // set does \gset.
@@ -323,7 +390,7 @@ func (o *oracle) set(p *pair, sc *script, pc piece) {
 }
 
 // classify asks pgherd what it makes of the text.
-func (o *oracle) classify(t *testing.T, f *finding, pc piece) {
+func (o *oracle) classify(t *testing.T, f *finding, sc *script, pc piece) {
 	st := routing.Classify(f.SQL)
 	f.Text, f.Reason = st.Class.String(), st.Reason.String()
 	for _, name := range st.Functions {
@@ -334,7 +401,7 @@ func (o *oracle) classify(t *testing.T, f *finding, pc piece) {
 			f.UserFunctions = append(f.UserFunctions, name)
 		}
 	}
-	if parts := routing.Split(f.SQL + ";"); !pc.many && withoutComments(f.SQL) != "" &&
+	if parts := routing.Split(f.SQL + ";"); !pc.many && !sc.escapes && withoutComments(f.SQL) != "" &&
 		(len(parts) != 1 || parts[0] != f.SQL) && !strings.HasPrefix(f.Detail, "error 42601") {
 		t.Errorf("%s: Split makes %d statements of %q", f.Source, len(parts), f.SQL)
 	}
@@ -374,7 +441,7 @@ func (o *oracle) confusion() string {
 		fmt.Fprintf(&b, "%13s", c)
 	}
 	b.WriteByte('\n')
-	for _, tr := range []truth{truthRead, truthRefused, truthDiffers, truthEffect, truthSession, truthCommand, truthNone} {
+	for _, tr := range []truth{truthRead, truthRefused, truthDiffers, truthEffect, truthServer, truthSession, truthCommand, truthNone} {
 		fmt.Fprintf(&b, "%-10s", cmp.Or(string(tr), "none"))
 		for _, c := range classes {
 			fmt.Fprintf(&b, "%13d", counts[tr][c])

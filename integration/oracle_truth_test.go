@@ -21,6 +21,7 @@ const (
 	truthRefused truth = "refused" // the standby refuses what the primary does
 	truthDiffers truth = "differs" // another answer on the standby
 	truthEffect  truth = "effect"  // the session or the server is not what it was
+	truthServer  truth = "server"  // asks about the server or the session that it runs in
 	truthSession truth = "session" // what it means depends on the session: EXECUTE, FETCH, temporary tables
 	truthCommand truth = "command" // no query: not run on the standby
 	truthNone    truth = ""        // nothing is proven: fails everywhere, or reads what is not committed
@@ -65,11 +66,45 @@ func refused(err error) bool {
 	return false
 }
 
-// invisible matches calls whose effect no query shows.
-var invisible = regexp.MustCompile(`(?i)\b(setseed|pg_stat_reset\w*|pg_stat_clear_snapshot|pg_reload_conf|pg_rotate_logfile|` +
-	`pg_(cancel|terminate)_backend|pg_log_backend_memory_contexts|pg_export_snapshot|pg_create_\w+_slot|pg_drop_replication_slot|` +
-	`pg_wal_replay_\w+|pg_promote|pg_(start|stop)_backup|pg_backup_\w+|lo_(open|export)|pg_file_\w+|pg_logdir_ls|` +
-	`dblink_(connect|disconnect|open|close|exec|send_query)\w*|pg_stat_statements_reset|pg_prewarm|autoprewarm_\w+)\s*\(`)
+// The lists that follow are of names whose meaning no comparison of two servers
+// at rest shows. They are matched against texts without strings and comments.
+var (
+	// byName matches what changes the session, the server or data, though
+	// perhaps not this time: an unlock of nothing, a seed.
+	byName = names("setseed", "set_config", "nextval", "setval", "pg_notify", `pg_(try_)?advisory_\w+`, `lo_(\w*create|creat|open|put|unlink|\w*import|export|from_bytea|truncate\w*)`, "lowrite",
+		`pg_stat_reset\w*`, "pg_stat_clear_snapshot", "pg_stat_force_next_flush", "pg_reload_conf", "pg_rotate_logfile",
+		`pg_(cancel|terminate)_backend`, "pg_log_backend_memory_contexts", "pg_export_snapshot", `pg_create_\w+`, "pg_drop_replication_slot",
+		`pg_wal_replay_(pause|resume)`, "pg_promote", `pg_(start|stop)_backup`, `pg_backup_(start|stop)`, `pg_file_\w+`, `pg_switch_\w+`,
+		`(de)?summarize_range`, `brin_\w*summarize\w*`, "gin_clean_pending_list", "pg_logical_emit_message", `pg_replication_origin_\w+`,
+		`dblink_(connect|disconnect|open|close|exec|send_query|cancel_query)\w*`, "pg_stat_statements_reset", "pg_prewarm", `autoprewarm_\w+`)
+
+	// ofServer matches what answers for the server or the session that is asked.
+	ofServer = names(`pg_stat_\w+`, `pg_statio_\w+`, "pg_locks", "pg_lock_status", "pg_cursors?", `pg_prepared_(statement|xact)s?`, "pg_settings", "pg_file_settings",
+		"pg_hba_file_rules", "pg_ident_file_mappings", "pg_config", `pg_available_extension\w*`, "pg_shmem_allocations", "pg_backend_memory_contexts",
+		"pg_replication_slots", "pg_sequences", "pg_sequence_last_value", "current_setting", "pg_show_all_settings", "pg_show_all_file_settings",
+		"pg_backend_pid", `pg_ls_\w+`, `pg_read_\w+`, `pg_tablespace_\w+`, `pg_(database|table|indexes|relation|total_relation)_size`,
+		"pg_listening_channels", "pg_my_temp_schema", "pg_is_other_temp_schema", "pg_notification_queue_usage", `txid_current\w*`, `pg_current_\w+`,
+		`pg_last_\w+`, "pg_is_in_recovery", `pg_walfile_\w+`, `pg_control_\w+`, `inet_server_\w+`, "pg_postmaster_start_time", "pg_conf_load_time",
+		"pg_jit_available", "currval", "lastval", "pg_blocking_pids", "pg_safe_snapshot_blocking_pids", `pg_\w*collation_actual_version`, `pg_get_wal_\w+`)
+)
+
+func names(patterns ...string) *regexp.Regexp {
+	return regexp.MustCompile(`(?i)\b(` + strings.Join(patterns, "|") + `)\b`)
+}
+
+var stringsAndComments = regexp.MustCompile(`(?s)'[^']*'|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$(\w*)\$`)
+
+// meaning corrects the truth of a statement that answered alike on two servers.
+func meaning(sql string) verdict {
+	code := stringsAndComments.ReplaceAllString(sql, " ")
+	if name := byName.FindString(code); name != "" {
+		return verdict{truthEffect, "by its name: " + name}
+	}
+	if name := ofServer.FindString(code); name != "" {
+		return verdict{truthServer, name}
+	}
+	return verdict{truthRead, ""}
+}
 
 // stateQuery tells what the transaction and the session left behind.
 const stateQuery = `SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NULL,
@@ -269,7 +304,7 @@ func (p *pair) judge(sql string) (verdict, error) {
 	case open && (p.written || p.standby.TxStatus() != 'T'):
 		// As the file has it, so that what follows finds what it needs.
 		o := p.run(p.primary, sql)
-		p.known, p.ahead, p.written = nil, true, true
+		p.known, p.ahead, p.written = nil, true, open && p.primary.TxStatus() != 'I'
 		if o.err != nil {
 			return verdict{truthNone, "error " + errorCode(o.err)}, nil
 		}
@@ -321,17 +356,17 @@ func (p *pair) judge(sql string) (verdict, error) {
 		return verdict{truthEffect, stateNames[0]}, nil
 	case changed != "":
 		return verdict{truthEffect, changed}, nil
-	case invisible.MatchString(sql):
-		return verdict{truthEffect, "known by name"}, nil
 	case here.same(there):
-		return verdict{truthRead, ""}, nil
+		return meaning(sql), nil
 	}
 	again := p.attempt(p.primary, sql, true, nil)
 	if !again.same(here) {
 		if there.err != nil {
 			return verdict{truthNone, "not the same twice, and fails on the standby: " + errorCode(there.err)}, nil
 		}
-		return verdict{truthRead, "not the same twice"}, nil
+		v := meaning(sql)
+		v.detail += " not the same twice"
+		return v, nil
 	}
 	if !open {
 		p.ahead = true
@@ -342,7 +377,7 @@ func (p *pair) judge(sql string) (verdict, error) {
 	there = p.attempt(p.standby, sql, true, nil)
 	switch {
 	case again.same(there):
-		return verdict{truthRead, "late"}, nil
+		return meaning(sql), nil
 	case before.hasTemp():
 		return verdict{truthSession, "temporary objects"}, nil
 	case there.err != nil:
@@ -375,7 +410,7 @@ var (
 	transaction = regexp.MustCompile(`(?i)^(begin|start|commit|end|rollback|abort|savepoint|release)\b`)
 	session     = regexp.MustCompile(`(?i)^(set|reset|show|prepare|execute|deallocate|declare|close|fetch|move|discard|listen|unlisten|` +
 		`load|begin|start|commit|end|rollback|abort|savepoint|release)\b`)
-	copiesIn = regexp.MustCompile(`(?is)^copy\b.*\bfrom\b`)
+	copiesIn = regexp.MustCompile(`(?is)\bcopy\b[^;]*\bfrom\s+(stdin|stdout)\b`)
 )
 
 // command does what is no query: on the primary, and on the standby too if it
