@@ -3,6 +3,7 @@ package integration
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -36,6 +37,11 @@ type finding struct {
 	Detail string `json:"detail,omitempty"`
 	Text   string `json:"text"` // class by text alone
 	Reason string `json:"reason"`
+
+	Catalog       string `json:"catalog,omitempty"` // class with the catalogue
+	CatalogReason string `json:"catalog_reason,omitempty"`
+
+	path string // search_path
 
 	// UserFunctions are the functions that the text names and that PostgreSQL
 	// does not have.
@@ -166,9 +172,11 @@ func (o *oracle) follow(t *testing.T, c chain) {
 	}
 	db := o.herd.CreateDatabase(t)
 	env := map[string]string{"PG_ABS_SRCDIR": serverData(t, c.dir)}
+	names := &catalogue{db, map[string]*sql.DB{}}
+	defer names.close(t)
 	for i, s := range c.sources {
 		if i < c.first || o.only.MatchString(s.name) {
-			o.ask(t, s, db, env)
+			o.ask(t, s, db, names, env)
 		}
 	}
 }
@@ -194,7 +202,7 @@ func serverData(t *testing.T, dir string) string {
 }
 
 // ask runs the statements of a source.
-func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, env map[string]string) {
+func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, names *catalogue, env map[string]string) {
 	start := time.Now()
 	var findings []finding
 	configs := func(user string) (primary, standby *pgconn.Config) {
@@ -220,6 +228,29 @@ func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, env map[st
 	}
 	defer p.close()
 
+	// What is asked of the catalogue is asked for many statements at a time,
+	// before a command that may change it.
+	var pending []int
+	askCatalog := func() {
+		for len(pending) > 0 {
+			path, n := findings[pending[0]].path, 1
+			for n < len(pending) && findings[pending[n]].path == path {
+				n++
+			}
+			var texts []string
+			for _, i := range pending[:n] {
+				texts = append(texts, findings[i].SQL)
+			}
+			answers, err := names.explain(t.Context(), path, texts)
+			if err != nil {
+				t.Fatalf("%s: %v", s.name, err)
+			}
+			for j, i := range pending[:n] {
+				findings[i].Catalog, findings[i].CatalogReason = answers[j].Class, answers[j].Reason
+			}
+			pending = pending[n:]
+		}
+	}
 	sc := newScript(s.text)
 	conditions := []bool{}
 	for {
@@ -295,11 +326,22 @@ func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, env map[st
 		if pc.sql == "" {
 			continue
 		}
+		if text := withoutComments(pc.sql); pc.many || !query.MatchString(text) && !session.MatchString(text) && !definesNothing.MatchString(text) {
+			askCatalog()
+		}
 		f := finding{Source: s.name, SQL: pc.sql}
 		v, err := o.askOne(p, sc, pc)
 		f.Truth, f.Detail = v.truth, v.detail
 		o.classify(t, &f, sc, pc)
+		f.path = p.path
 		findings = append(findings, f)
+		switch f.Truth {
+		case truthRead, truthServer, truthDiffers:
+			pending = append(pending, len(findings)-1)
+		case truthEffect, truthRefused:
+			pending = append(pending, len(findings)-1)
+			askCatalog()
+		}
 		if err != nil || p.primary.IsClosed() || p.standby.IsClosed() {
 			t.Logf("%s: %v after %.100q", s.name, err, pc.sql)
 			p.ahead = true
@@ -313,6 +355,7 @@ func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, env map[st
 			o.set(p, sc, pc)
 		}
 	}
+	askCatalog()
 	o.mu.Lock()
 	o.findings = append(o.findings, findings...)
 	o.mu.Unlock()
@@ -427,28 +470,33 @@ func builtinFunctions(t *testing.T, herd *pgherdtest.Herd) map[string]bool {
 
 // confusion is the table of what statements are against what pgherd calls them.
 func (o *oracle) confusion() string {
+	var b strings.Builder
+	o.table(&b, "by text alone", func(f finding) string { return f.Text })
+	o.table(&b, "with the catalogue", func(f finding) string { return f.Catalog })
+	return b.String()
+}
+
+func (o *oracle) table(b *strings.Builder, title string, class func(finding) string) {
 	classes := []string{"read", "write", "session", "txn", "unclassified"}
 	counts := map[truth]map[string]int{}
 	for _, f := range o.findings {
 		if counts[f.Truth] == nil {
 			counts[f.Truth] = map[string]int{}
 		}
-		counts[f.Truth][f.Text]++
+		counts[f.Truth][class(f)]++
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%-10s", "")
+	fmt.Fprintf(b, "%-20s", title)
 	for _, c := range classes {
-		fmt.Fprintf(&b, "%13s", c)
+		fmt.Fprintf(b, "%13s", c)
 	}
 	b.WriteByte('\n')
 	for _, tr := range []truth{truthRead, truthRefused, truthDiffers, truthEffect, truthServer, truthSession, truthCommand, truthNone} {
-		fmt.Fprintf(&b, "%-10s", cmp.Or(string(tr), "none"))
+		fmt.Fprintf(b, "%-20s", cmp.Or(string(tr), "none"))
 		for _, c := range classes {
-			fmt.Fprintf(&b, "%13d", counts[tr][c])
+			fmt.Fprintf(b, "%13d", counts[tr][c])
 		}
 		b.WriteByte('\n')
 	}
-	return b.String()
 }
 
 // regressCorpus returns the directory of PostgreSQL's regression tests.

@@ -115,9 +115,10 @@ const stateQuery = `SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NU
 	(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_cursors),
 	(SELECT pg_catalog.string_agg(c, ',') FROM pg_catalog.pg_listening_channels() AS c),
 	(SELECT pg_catalog.md5(pg_catalog.string_agg(name || '=' || setting, ',')) FROM pg_catalog.pg_show_all_settings()
-		WHERE name NOT LIKE 'transaction%' AND name <> 'in_hot_standby')`
+		WHERE name NOT LIKE 'transaction%' AND name <> 'in_hot_standby'),
+	pg_catalog.current_setting('search_path')`
 
-var stateNames = [...]string{"transaction id", "temporary object", "advisory lock", "prepared statement", "cursor", "channel", "setting"}
+var stateNames = [...]string{"transaction id", "temporary object", "advisory lock", "prepared statement", "cursor", "channel", "setting", "search_path"}
 
 // A state is the answer to stateQuery, one text for each of stateNames.
 type state []string
@@ -135,6 +136,8 @@ func (before state) sessionChanged(after state) string {
 
 func (s state) wrote() bool { return len(s) > 0 && s[0] == "t" }
 
+func (s state) searchPath() string { return s[len(s)-1] }
+
 func (s state) hasTemp() bool { return len(s) > 0 && s[1] != "0" }
 
 // A pair is a session on the primary and its counterpart on the standby. What
@@ -145,9 +148,10 @@ type pair struct {
 	primary, standby *pgconn.PgConn
 	position, replay *pgconn.PgConn // ask how far the primary and the standby are
 
-	known   state // the state of the primary's session; nil where it may have changed
-	ahead   bool  // the primary may have written what the standby has not replayed
-	written bool  // the open transaction wrote: the standby cannot see what it sees
+	path    string // the search_path that the last judged statement ran under
+	known   state  // the state of the primary's session; nil where it may have changed
+	ahead   bool   // the primary may have written what the standby has not replayed
+	written bool   // the open transaction wrote: the standby cannot see what it sees
 }
 
 // openPair connects to a database on both servers.
@@ -332,6 +336,9 @@ func (p *pair) judge(sql string) (verdict, error) {
 		here = p.attempt(p.primary, sql, false, look)
 	}
 	before := p.known
+	if before != nil {
+		p.path = before.searchPath()
+	}
 	switch {
 	case here.err != nil:
 		p.ahead = true
@@ -404,7 +411,8 @@ func difference(here, there []string) string {
 var (
 	query = regexp.MustCompile(`(?i)^(\(|(select|values|table|with|explain|copy)\b)`)
 	// Done in both sessions.
-	mirrored = regexp.MustCompile(`(?i)^(set|reset|prepare|deallocate|declare|close|fetch|move|begin|start|commit|end|rollback|` +
+	definesNothing = regexp.MustCompile(`(?i)^(insert|update|delete|merge|truncate|vacuum|analyze|copy|comment|lock|notify|checkpoint)\b`)
+	mirrored       = regexp.MustCompile(`(?i)^(set|reset|prepare|deallocate|declare|close|fetch|move|begin|start|commit|end|rollback|` +
 		`abort|savepoint|release|discard)\b`)
 	twoPhase    = regexp.MustCompile(`(?i)^(prepare\s+transaction|(commit|rollback)\s+prepared)\b`)
 	transaction = regexp.MustCompile(`(?i)^(begin|start|commit|end|rollback|abort|savepoint|release)\b`)
