@@ -138,27 +138,36 @@ func chains(t *testing.T, corpus string) []chain {
 			regress.sources = append(regress.sources, source{"regress/" + name, string(text)})
 		}
 	}
-	all := []chain{regress}
+	hard := readChain(t, "hard", "testdata/oracle/hard", "*.sql")
+	hard.first = 1
+	all := []chain{hard, regress}
 	modules, err := filepath.Glob(filepath.Join(corpus, "contrib/*"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range append(modules, filepath.Join(corpus, "src/pl/plpgsql/src")) {
-		c := chain{name: strings.TrimPrefix(dir, corpus+"/"), dir: dir}
-		files, err := filepath.Glob(filepath.Join(dir, "sql/*.sql"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.sources = append(c.sources, source{c.name + "/" + strings.TrimSuffix(filepath.Base(file), ".sql"), string(text)})
-		}
+		c := readChain(t, strings.TrimPrefix(dir, corpus+"/"), dir, "sql/*.sql")
 		all = append(all, c)
 	}
 	return all
+}
+
+// readChain makes a chain of the files in dir that match a pattern.
+func readChain(t *testing.T, name, dir, pattern string) chain {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := chain{name: name, dir: dir}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.sources = append(c.sources, source{name + "/" + strings.TrimSuffix(filepath.Base(file), ".sql"), string(text)})
+	}
+	return c
 }
 
 // follow runs the sources of a chain.
@@ -200,6 +209,10 @@ func serverData(t *testing.T, dir string) string {
 	}
 	return to
 }
+
+// expected matches the comment before a statement of our own that says what it
+// is known to be.
+var expected = regexp.MustCompile(`^--= (\w+)\n`)
 
 // ask runs the statements of a source.
 func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, names *catalogue, env map[string]string) {
@@ -333,6 +346,9 @@ func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, names *cat
 		v, err := o.askOne(p, sc, pc)
 		f.Truth, f.Detail = v.truth, v.detail
 		o.classify(t, &f, sc, pc)
+		if m := expected.FindStringSubmatch(f.SQL); m != nil && m[1] != string(f.Truth) {
+			t.Errorf("%s: %s: %q (%s), want %s", s.name, strings.TrimPrefix(f.SQL, m[0]), f.Truth, f.Detail, m[1])
+		}
 		f.path = p.path
 		findings = append(findings, f)
 		switch f.Truth {
@@ -444,7 +460,7 @@ func (o *oracle) classify(t *testing.T, f *finding, sc *script, pc piece) {
 			f.UserFunctions = append(f.UserFunctions, name)
 		}
 	}
-	if parts := routing.Split(f.SQL + ";"); !pc.many && !sc.escapes && withoutComments(f.SQL) != "" &&
+	if parts := routing.Split(f.SQL + "\n;"); !pc.many && !sc.escapes && withoutComments(f.SQL) != "" &&
 		(len(parts) != 1 || parts[0] != f.SQL) && !strings.HasPrefix(f.Detail, "error 42601") {
 		t.Errorf("%s: Split makes %d statements of %q", f.Source, len(parts), f.SQL)
 	}

@@ -71,7 +71,7 @@ func refused(err error) bool {
 var (
 	// byName matches what changes the session, the server or data, though
 	// perhaps not this time: an unlock of nothing, a seed.
-	byName = names("setseed", "set_config", "nextval", "setval", "pg_notify", `pg_(try_)?advisory_\w+`, `lo_(\w*create|creat|open|put|unlink|\w*import|export|from_bytea|truncate\w*)`, "lowrite",
+	byName = calls("setseed", "set_config", "nextval", "setval", "pg_notify", `pg_(try_)?advisory_\w+`, `lo_(\w*create|creat|open|put|unlink|\w*import|export|from_bytea|truncate\w*)`, "lowrite",
 		`pg_stat_reset\w*`, "pg_stat_clear_snapshot", "pg_stat_force_next_flush", "pg_reload_conf", "pg_rotate_logfile",
 		`pg_(cancel|terminate)_backend`, "pg_log_backend_memory_contexts", "pg_export_snapshot", `pg_create_\w+`, "pg_drop_replication_slot",
 		`pg_wal_replay_(pause|resume)`, "pg_promote", `pg_(start|stop)_backup`, `pg_backup_(start|stop)`, `pg_file_\w+`, `pg_switch_\w+`,
@@ -85,18 +85,28 @@ var (
 		"pg_backend_pid", `pg_ls_\w+`, `pg_read_\w+`, `pg_tablespace_\w+`, `pg_(database|table|indexes|relation|total_relation)_size`,
 		"pg_listening_channels", "pg_my_temp_schema", "pg_is_other_temp_schema", "pg_notification_queue_usage", `txid_current\w*`, `pg_current_\w+`,
 		`pg_last_\w+`, "pg_is_in_recovery", `pg_walfile_\w+`, `pg_control_\w+`, `inet_server_\w+`, "pg_postmaster_start_time", "pg_conf_load_time",
-		"pg_jit_available", "currval", "lastval", "pg_blocking_pids", "pg_safe_snapshot_blocking_pids", `pg_\w*collation_actual_version`, `pg_get_wal_\w+`)
+		"pg_jit_available", `pg_buffercache\w*`, `pgstat\w+`, "currval", "lastval", "pg_blocking_pids", "pg_safe_snapshot_blocking_pids", `pg_\w*collation_actual_version`, `pg_get_wal_\w+`)
 )
+
+func calls(patterns ...string) *regexp.Regexp {
+	return regexp.MustCompile(`(?i)\b(` + strings.Join(patterns, "|") + `)\s*\(`)
+}
 
 func names(patterns ...string) *regexp.Regexp {
 	return regexp.MustCompile(`(?i)\b(` + strings.Join(patterns, "|") + `)\b`)
 }
 
-var stringsAndComments = regexp.MustCompile(`(?s)'[^']*'|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$(\w*)\$`)
+var stringsAndComments = regexp.MustCompile(`(?s)'[^']*'|"[^"]*"|--[^\n]*|/\*.*?\*/|\$(\w*)\$.*?\$(\w*)\$`)
 
 // meaning corrects the truth of a statement that answered alike on two servers.
 func meaning(sql string) verdict {
 	code := stringsAndComments.ReplaceAllString(sql, " ")
+	if executes.MatchString(code) {
+		return verdict{truthSession, "a prepared statement"}
+	}
+	if copiesToFile.MatchString(withoutComments(code)) {
+		return verdict{truthServer, "a file or a program"}
+	}
 	if name := byName.FindString(code); name != "" {
 		return verdict{truthEffect, "by its name: " + name}
 	}
@@ -115,7 +125,7 @@ const stateQuery = `SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NU
 	(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_cursors),
 	(SELECT pg_catalog.string_agg(c, ',') FROM pg_catalog.pg_listening_channels() AS c),
 	(SELECT pg_catalog.md5(pg_catalog.string_agg(name || '=' || setting, ',')) FROM pg_catalog.pg_show_all_settings()
-		WHERE name NOT LIKE 'transaction%' AND name <> 'in_hot_standby'),
+		WHERE source = 'session' AND name NOT LIKE 'transaction%'),
 	pg_catalog.current_setting('search_path')`
 
 var stateNames = [...]string{"transaction id", "temporary object", "advisory lock", "prepared statement", "cursor", "channel", "setting", "search_path"}
@@ -418,7 +428,9 @@ var (
 	transaction = regexp.MustCompile(`(?i)^(begin|start|commit|end|rollback|abort|savepoint|release)\b`)
 	session     = regexp.MustCompile(`(?i)^(set|reset|show|prepare|execute|deallocate|declare|close|fetch|move|discard|listen|unlisten|` +
 		`load|begin|start|commit|end|rollback|abort|savepoint|release)\b`)
-	copiesIn = regexp.MustCompile(`(?is)\bcopy\b[^;]*\bfrom\s+(stdin|stdout)\b`)
+	executes     = regexp.MustCompile(`(?is)^\s*explain\b.*\bexecute\b`)
+	copiesToFile = regexp.MustCompile(`(?is)^copy\b.*\bto\s+(program\b|[^\w\s]|$)`)
+	copiesIn     = regexp.MustCompile(`(?is)\bcopy\b[^;]*\bfrom\s+(stdin|stdout)\b`)
 )
 
 // command does what is no query: on the primary, and on the standby too if it
