@@ -26,9 +26,7 @@ func (c *catalogue) explain(ctx context.Context, searchPath string, texts []stri
 		if err != nil {
 			return nil, err
 		}
-		values := dsn.Query()
-		values.Set("search_path", searchPath)
-		dsn.RawQuery = values.Encode()
+		dsn.RawQuery += "&search_path=" + url.PathEscape(searchPath)
 		if db, err = sql.Open("pgherd", dsn.String()); err != nil {
 			return nil, err
 		}

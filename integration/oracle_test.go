@@ -40,6 +40,7 @@ type finding struct {
 
 	Catalog       string `json:"catalog,omitempty"` // class with the catalogue
 	CatalogReason string `json:"catalog_reason,omitempty"`
+	Because       string `json:"because,omitempty"`
 
 	path string // search_path
 
@@ -260,6 +261,10 @@ func (o *oracle) ask(t *testing.T, s source, db *pgherdtest.Database, names *cat
 			}
 			for j, i := range pending[:n] {
 				findings[i].Catalog, findings[i].CatalogReason = answers[j].Class, answers[j].Reason
+				findings[i].Because = answers[j].Because
+				if answers[j].Reason == routing.ReasonUnresolved.String() {
+					findings[i].Catalog = "unresolved"
+				}
 			}
 			pending = pending[n:]
 		}
@@ -493,7 +498,7 @@ func (o *oracle) confusion() string {
 }
 
 func (o *oracle) table(b *strings.Builder, title string, class func(finding) string) {
-	classes := []string{"read", "write", "session", "txn", "unclassified"}
+	classes := []string{"read", "write", "session", "txn", "unclassified", "unresolved"}
 	counts := map[truth]map[string]int{}
 	for _, f := range o.findings {
 		if counts[f.Truth] == nil {
