@@ -113,6 +113,9 @@ type chain struct {
 	dir     string // has the data that the sources load
 	sources []source
 	first   int // so many sources are always run: others rely on them
+
+	// then are more sources, which are known when these have run; or nil.
+	then func(*testing.T, *pgherdtest.Herd, *pgherdtest.Database) []source
 }
 
 // chains returns what the corpus has.
@@ -123,7 +126,7 @@ func chains(t *testing.T, corpus string) []chain {
 	if err != nil {
 		t.Fatal(err)
 	}
-	regress := chain{name: "regress", dir: dir, first: 1}
+	regress := chain{name: "regress", dir: dir, first: 1, then: clientSources}
 	for line := range strings.Lines(string(schedule)) {
 		names, ok := strings.CutPrefix(line, "test:")
 		if !ok {
@@ -173,11 +176,8 @@ func readChain(t *testing.T, name, dir, pattern string) chain {
 
 // follow runs the sources of a chain.
 func (o *oracle) follow(t *testing.T, c chain) {
-	any := false
-	for _, s := range c.sources {
-		any = any || o.only.MatchString(s.name)
-	}
-	if !any {
+	wanted := func(s source) bool { return o.only.MatchString(s.name) }
+	if !slices.ContainsFunc(c.sources, wanted) {
 		t.Skip("not asked for")
 	}
 	db := o.herd.CreateDatabase(t)
@@ -185,7 +185,12 @@ func (o *oracle) follow(t *testing.T, c chain) {
 	names := &catalogue{db, map[string]*sql.DB{}}
 	defer names.close(t)
 	for i, s := range c.sources {
-		if i < c.first || o.only.MatchString(s.name) {
+		if i < c.first || wanted(s) {
+			o.ask(t, s, db, names, env)
+		}
+	}
+	if c.then != nil {
+		for _, s := range c.then(t, o.herd, db) {
 			o.ask(t, s, db, names, env)
 		}
 	}

@@ -122,13 +122,13 @@ const stateQuery = `SELECT pg_catalog.pg_current_xact_id_if_assigned() IS NOT NU
 	(SELECT pg_catalog.string_agg(pg_catalog.concat_ws(' ', mode, classid, objid, objsubid), ',') FROM pg_catalog.pg_locks
 		WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()),
 	(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_prepared_statements),
-	(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_cursors),
+	(SELECT pg_catalog.string_agg(name, ',') FROM pg_catalog.pg_cursors WHERE is_holdable),
 	(SELECT pg_catalog.string_agg(c, ',') FROM pg_catalog.pg_listening_channels() AS c),
 	(SELECT pg_catalog.md5(pg_catalog.string_agg(name || '=' || setting, ',')) FROM pg_catalog.pg_show_all_settings()
 		WHERE source = 'session' AND name NOT LIKE 'transaction%'),
 	pg_catalog.current_setting('search_path')`
 
-var stateNames = [...]string{"transaction id", "temporary object", "advisory lock", "prepared statement", "cursor", "channel", "setting", "search_path"}
+var stateNames = [...]string{"transaction id", "temporary object", "advisory lock", "prepared statement", "cursor with hold", "channel", "setting", "search_path"}
 
 // A state is the answer to stateQuery, one text for each of stateNames.
 type state []string
@@ -365,6 +365,9 @@ func (p *pair) judge(sql string) (verdict, error) {
 	if after.wrote() && open {
 		p.written = true
 		p.run(p.standby, "ROLLBACK") // it would hold locks that replaying needs
+	}
+	if strings.Contains(p.path, "pg_temp") {
+		return verdict{truthSession, "search_path"}, nil
 	}
 	switch {
 	case refused(there.err):

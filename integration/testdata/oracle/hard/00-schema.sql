@@ -123,6 +123,11 @@ CREATE FUNCTION w_atomic() RETURNS void LANGUAGE sql BEGIN ATOMIC INSERT INTO lo
 CREATE FUNCTION w_next() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('s') $$;
 CREATE FUNCTION w_return() RETURNS bigint LANGUAGE sql RETURN nextval('s');
 CREATE FUNCTION w_dynamic() RETURNS int LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'INSERT INTO ' || quote_ident('log') || ' VALUES (''w_dynamic'')'; RETURN 1; END $$;
+CREATE FUNCTION w_exec(command text) RETURNS void LANGUAGE plpgsql AS 'BEGIN EXECUTE $1; END';
+CREATE FUNCTION w_exec_for(command text) RETURNS int LANGUAGE plpgsql AS 'DECLARE n int; BEGIN FOR n IN EXECUTE command LOOP RETURN n; END LOOP; END';
+CREATE FUNCTION w_exec_query(command text) RETURNS SETOF int LANGUAGE plpgsql AS 'BEGIN RETURN QUERY EXECUTE command; END';
+CREATE FUNCTION w_exec_open(command text) RETURNS int LANGUAGE plpgsql AS 'DECLARE c refcursor; n int; BEGIN OPEN c FOR EXECUTE command; FETCH c INTO n; CLOSE c; RETURN n; END';
+CREATE FUNCTION w_exec_stable(command text) RETURNS int STABLE LANGUAGE plpgsql AS 'DECLARE n int; BEGIN EXECUTE format(''SELECT (%s)'', command) INTO n; RETURN n; END';
 CREATE FUNCTION w_deep() RETURNS int LANGUAGE plpgsql AS $$ BEGIN IF r_volatile() = 1 THEN RETURN w_insert(); END IF; RETURN 0; END $$;
 CREATE FUNCTION w_deeper() RETURNS int LANGUAGE sql AS 'SELECT w_deep() FROM t LIMIT 1';
 CREATE FUNCTION w_cte() RETURNS bigint LANGUAGE sql AS $$ WITH x AS (INSERT INTO log VALUES ('w_cte') RETURNING 1) SELECT count(*) FROM x $$;
@@ -180,6 +185,11 @@ CREATE TABLE one.shared (i int);
 CREATE VIEW two.shared AS SELECT nextval('public.s') AS i;
 INSERT INTO one.shared VALUES (1);
 
+CREATE OPERATOR one.- (LEFTARG = int, RIGHTARG = int, FUNCTION = w_two);
+CREATE DOMAIN w_positive AS int CHECK (w_int(VALUE) > 0);
+CREATE FUNCTION w_step(bigint, int) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN RETURN $1 + w_int($2); END';
+CREATE AGGREGATE w_total(int) (SFUNC = w_step, STYPE = bigint, INITCOND = '0');
+
 -- Views, rules, materialized views.
 CREATE VIEW r_view AS SELECT * FROM t WHERE id < 5;
 CREATE VIEW r_view_on_view AS SELECT v.id, w.v FROM r_view v JOIN t w USING (id);
@@ -189,6 +199,10 @@ CREATE VIEW w_view_calls AS SELECT w_insert() AS n;
 CREATE VIEW w_view_deep AS SELECT * FROM w_view_calls WHERE n > 0;
 CREATE VIEW w_view_where AS SELECT id FROM t WHERE w_int(id) > 0;
 CREATE VIEW w_view_locks AS SELECT id FROM t WHERE id = 1 FOR UPDATE;
+CREATE VIEW w_view_default AS SELECT w_default() AS n;
+CREATE VIEW w_view_operator AS SELECT id FROM t WHERE id OPERATOR(one.-) 1 > 0;
+CREATE VIEW w_view_cast AS SELECT id::w_positive AS n FROM t;
+CREATE VIEW w_view_aggregate AS SELECT w_total(id) AS n FROM t;
 CREATE VIEW w_view_advisory AS SELECT pg_try_advisory_lock(5) AS locked;
 CREATE VIEW server_view AS SELECT count(*) AS n FROM pg_stat_replication;
 CREATE TABLE ruled (i int);

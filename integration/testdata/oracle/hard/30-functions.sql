@@ -43,6 +43,16 @@ SELECT w_return();
 --= refused
 SELECT w_dynamic();
 --= refused
+SELECT w_exec('INSERT INTO log VALUES (1)');
+--= refused
+SELECT w_exec_for('SELECT w_insert()');
+--= refused
+SELECT * FROM w_exec_query('INSERT INTO log VALUES (''x'') RETURNING 1');
+--= refused
+SELECT w_exec_open('SELECT w_insert()');
+--= refused
+SELECT w_exec_stable('w_insert()');
+--= refused
 SELECT w_deep();
 --= refused
 SELECT w_deeper();

@@ -16,6 +16,17 @@ SELECT * FROM w_view_deep;
 SELECT * FROM w_view_where;
 --= refused
 SELECT * FROM w_view_locks;
+--= effect
+SELECT * FROM w_view_advisory;
+SELECT pg_advisory_unlock_all();
+--= refused
+SELECT * FROM w_view_default;
+--= refused
+SELECT * FROM w_view_operator;
+--= refused
+SELECT * FROM w_view_cast;
+--= refused
+SELECT * FROM w_view_aggregate;
 --= refused
 TABLE w_view_next;
 --= refused

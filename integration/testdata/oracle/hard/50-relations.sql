@@ -54,6 +54,12 @@ CREATE FUNCTION of_sequence() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT last
 CREATE TABLE not_a_sequence (last_value int, is_called boolean);
 INSERT INTO not_a_sequence VALUES (1, true);
 --= differs
+SELECT * FROM s;
+--= differs
+TABLE public.s;
+--= differs
+SELECT q FROM (SELECT * FROM s AS x) q;
+--= differs
 SELECT * FROM view_of_sequence;
 --= differs
 SELECT number FROM view_of_last;
