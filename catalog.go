@@ -21,15 +21,26 @@ func (c *Connector) ReadCatalog(ctx context.Context, texts ...string) error {
 	if k == nil {
 		return nil
 	}
-	var all routing.Names
+	// A text that a function is given to run shows only when the function is
+	// known, and so on: a few rounds are enough for what people write.
+	const rounds = 5
+	var names routing.Names
 	for _, sql := range texts {
-		n := routing.NamesOf(c.classes.Classify(sql))
-		all.Functions = append(all.Functions, n.Functions...)
-		all.Relations = append(all.Relations, n.Relations...)
-		all.Operators = append(all.Operators, n.Operators...)
-		all.Types = append(all.Types, n.Types...)
+		names.Add(routing.NamesOf(c.classes.Classify(sql)))
 	}
-	return k.Read(ctx, all)
+	for range rounds {
+		if err := k.Read(ctx, names); err != nil {
+			return err
+		}
+		names = routing.Names{}
+		for _, sql := range texts {
+			names.Add(c.classes.Missing(sql))
+		}
+		if names.Empty() {
+			break
+		}
+	}
+	return nil
 }
 
 // wantNames is told of names that statements use and that are not known.

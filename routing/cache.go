@@ -115,6 +115,16 @@ func (c *Cache) SetCatalog(catalog *Catalog, missing func(Names)) {
 	c.catalog.Store(catalog)
 }
 
+// Missing returns the names of sql that the catalogue does not know.
+func (c *Cache) Missing(sql string) Names {
+	catalog := c.catalog.Load()
+	if catalog == nil {
+		return Names{}
+	}
+	_, missing := Judge(sql, c.classify(sql), catalog)
+	return missing
+}
+
 // judge is what the statement of e is with what is known of its names.
 func (c *Cache) judge(e *cacheEntry) *Statement {
 	catalog := c.catalog.Load()

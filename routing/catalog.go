@@ -41,6 +41,10 @@ type Overload struct {
 	MinArgs int // without those that have a default
 	MaxArgs int // -1 for a variadic function
 
+	// Runs are the texts that the function makes of its arguments and runs.
+	// Meaning is what it does beside that.
+	Runs []Template
+
 	// Refuses tells which kinds of literals the first arguments cannot be: bit
 	// 1<<k for what a text shows as kind k. The zero value takes anything.
 	Refuses [4]uint8
@@ -79,6 +83,14 @@ type Names struct {
 // Empty reports whether there is no name.
 func (n *Names) Empty() bool {
 	return len(n.Functions)+len(n.Relations)+len(n.Operators)+len(n.Types) == 0
+}
+
+// Add adds the names of o.
+func (n *Names) Add(o Names) {
+	n.Functions = append(n.Functions, o.Functions...)
+	n.Relations = append(n.Relations, o.Relations...)
+	n.Operators = append(n.Operators, o.Operators...)
+	n.Types = append(n.Types, o.Types...)
 }
 
 // NamesOf returns the names whose meanings decide on st; none if its text
@@ -130,6 +142,13 @@ func (c *Catalog) Len() int {
 // [ReasonUnresolved] at the least: a read that the primary is preferred for. A
 // call of an unknown function is a write.
 func Judge(sql string, st *Statement, l Lookup) (judged *Statement, missing Names) {
+	return judge(sql, st, l, 0)
+}
+
+// deepest bounds texts within texts within texts.
+const deepest = 4
+
+func judge(sql string, st *Statement, l Lookup, depth int) (judged *Statement, missing Names) {
 	if st.base.class != Read {
 		return st, Names{}
 	}
@@ -154,7 +173,21 @@ func Judge(sql string, st *Statement, l Lookup) (judged *Statement, missing Name
 	for i := range st.calls {
 		c := &st.calls[i]
 		overloads, ok := l.Function(c.name)
-		o := callMeaning(c, overloads)
+		o, runs := callMeaning(c, overloads)
+		for _, t := range runs {
+			text, ok := t.fill(c)
+			if !ok || depth == deepest {
+				o.Add(Meaning{Class: Write, Reason: ReasonFunction, Because: "runs a text that it is given"})
+				break
+			}
+			inner, more := judge(text, Classify(text), l, depth+1)
+			missing.Add(more)
+			if inner.Reason == ReasonUnresolved {
+				unresolved = true
+				continue
+			}
+			o.Add(Meaning{Class: inner.Class, Reason: inner.Reason, Pins: inner.Pins, Because: inner.Because})
+		}
 		if !ok {
 			// Of a function that is PostgreSQL's, only an overload is in doubt.
 			if o.Class != Read {
@@ -227,9 +260,8 @@ func vouch(st *Statement, readOnly map[string]bool) *Statement {
 }
 
 // callMeaning is what a call does if it means one of overloads or a function
-// of pg_catalog; the zero Meaning if it can mean none.
-func callMeaning(c *call, overloads []Overload) Meaning {
-	var m Meaning
+// of pg_catalog, and what these run; the zero Meaning if it can mean none.
+func callMeaning(c *call, overloads []Overload) (m Meaning, runs []Template) {
 	// What is in pg_catalog and not harmless is in the verdict on the text.
 	if bare := strings.TrimPrefix(c.name, "pg_catalog."); known(bare) {
 		m = Harmless
@@ -243,8 +275,9 @@ func callMeaning(c *call, overloads []Overload) Meaning {
 			m = Harmless
 		}
 		m.Add(o.Meaning)
+		runs = append(runs, o.Runs...)
 	}
-	return m
+	return m, runs
 }
 
 // mentions reports whether one of names may stand in sql.

@@ -28,6 +28,7 @@ func Classify(sql string) *Statement {
 	s.toks, hint = lex(sql, s.toks[:0])
 	s.begin()
 	s.statements(s.toks)
+	s.readNested()
 	st := s.result(hint)
 	s.forget()
 	scanners.Put(s)
@@ -70,7 +71,7 @@ func (s *scanner) statements(toks []token) {
 func (s *scanner) result(hint Role) *Statement {
 	st := &Statement{
 		Class: s.class, Reason: s.reason, Pins: s.pins, Hint: hint, DDL: s.ddl,
-		base: s.base, sequence: s.sequence,
+		base: s.base, sequence: s.sequence, runs: s.runs,
 	}
 	if s.culprit != "" && s.base.class == s.culpable.class && s.base.reason == s.culpable.reason {
 		st.Because = "calls " + s.culprit
@@ -239,6 +240,7 @@ func (s *findings) reset() {
 	s.calls.reset()
 	s.ddl, s.sequence = false, false
 	s.culprit, s.culpable = "", verdict{}
+	s.nested, s.runs = nil, nil
 }
 
 // statement classifies one statement.

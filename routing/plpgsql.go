@@ -1,9 +1,6 @@
 package routing
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
 // ClassifyPLpgSQL reads the body of a PL/pgSQL function and says what a call
 // of it does, as [Classify] does of a text: the functions and relations are those
@@ -13,15 +10,20 @@ import (
 // statement is cut into the keywords of its own, which are passed over, and
 // expressions and queries, which are read as such
 // (https://www.postgresql.org/docs/current/plpgsql-statements.html). A text made
-// at run time, EXECUTE, may be anything, unless it is one literal. What cannot be
+// at run time, EXECUTE, may be anything, unless it is made of literals. What cannot be
 // read is [Unclassified].
-func ClassifyPLpgSQL(body string) *Statement {
+//
+// args are the names of the function's arguments, empty for those without one. A
+// text that is made of them is known only to who knows the call: see
+// [Statement.Runs].
+func ClassifyPLpgSQL(body string, args []string) *Statement {
 	if len(body) > maxText {
 		return &Statement{}
 	}
 	var buf [128]token
 	toks, _ := lex(body, buf[:0])
-	b := plpgsqlBody{scanner: scanner{sql: body, plpgsql: true}}
+	b := plpgsqlBody{scanner: scanner{sql: body, plpgsql: true}, args: args}
+	all := toks
 	b.begin()
 	for len(toks) > 0 {
 		n := 0
@@ -31,6 +33,8 @@ func ClassifyPLpgSQL(body string) *Statement {
 		b.segment(toks[:n])
 		toks = toks[min(n+1, len(toks)):]
 	}
+	b.settleTexts(all)
+	b.readNested()
 	if b.opens && !b.closes {
 		b.raise(SessionState, ReasonSessionState) // it is left to the transaction
 	}
@@ -43,6 +47,8 @@ type plpgsqlBody struct {
 	scanner
 	declares bool     // in a DECLARE section
 	cursors  []string // that were declared
+	args     []string // names of the function's arguments, "" where one has none
+	used     []int    // the arguments that texts are made of, each time
 	opens    bool     // a cursor is opened
 	closes   bool     // a cursor is closed
 }
@@ -138,36 +144,20 @@ func (b *plpgsqlBody) expression(toks []token) {
 // dynamic reads what follows EXECUTE: an expression for a text. Behind it are
 // variables to put the result INTO, and expressions after USING.
 func (b *plpgsqlBody) dynamic(toks []token) {
+	used := len(b.used)
 	n := b.find(toks, 0, "into", "using")
-	text, ok := "", false
-	if n == 1 && toks[0].kind == tokString {
-		text, ok = stringValue(b.sql[toks[0].start:toks[0].end])
-	}
-	if !ok {
+	t, ok := b.template(toks[:n])
+	switch {
+	case !ok:
+		b.used = b.used[:used]
 		b.raise(Write, ReasonFunction)
-	} else {
-		body := b.scanner.sql
-		b.sql, b.plpgsql = text, false
-		inner, _ := lex(text, nil)
-		b.statements(inner)
-		b.sql, b.plpgsql = body, true
+	case len(b.used) == used:
+		text, _ := t.fill(&call{})
+		b.nested = append(b.nested, text)
+	default:
+		b.runs = append(b.runs, t)
 	}
 	b.expression(toks)
-}
-
-// stringValue is the text that a literal stands for, if it has no escapes.
-func stringValue(lit string) (text string, ok bool) {
-	switch {
-	case len(lit) >= 2 && lit[0] == '$':
-		n := strings.IndexByte(lit[1:], '$') + 2
-		if len(lit) < 2*n {
-			return "", false
-		}
-		return lit[n : len(lit)-n], true
-	case len(lit) >= 2 && lit[0] == '\'' && strings.IndexByte(lit, '\\') < 0 && strings.IndexByte(lit, '\n') < 0:
-		return strings.ReplaceAll(lit[1:len(lit)-1], "''", "'"), true
-	}
-	return "", false
 }
 
 // query reads a query or a data-modifying statement that returns rows.

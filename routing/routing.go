@@ -66,17 +66,23 @@ type Statement struct {
 
 	calls []call  // of Functions, each distinct shape once
 	base  verdict // what it is if all that the text cannot tell is harmless
+	runs  []Template
 
 	// sequence reports that a column is named like those of a sequence. The
 	// text alone then takes a relation for one.
 	sequence bool
 }
 
+// Runs returns the texts that a function runs whose body st is, as far as they
+// are made of its arguments. What st is otherwise leaves them out.
+func (st *Statement) Runs() []Template { return st.runs }
+
 // A call is a function call as far as its text tells which overload it means.
 type call struct {
 	name  string // as in Statement.Functions
 	args  int    // number of arguments; -1 where the text does not tell
 	kinds [4]argKind
+	texts [4]string // the literals of those that are strings
 }
 
 // An argKind is what the text tells of the type of an argument.

@@ -38,6 +38,9 @@ type findings struct {
 	calls         distinct[call]
 	ddl, sequence bool
 
+	nested []string   // texts that the text has run
+	runs   []Template // see Statement.Runs
+
 	culprit  string  // the last function that changed base
 	culpable verdict // base after that
 }
@@ -73,6 +76,7 @@ type frame struct {
 	arg    int32 // the first token of the argument
 	args   int32 // those before it; -1 if the list is not just expressions
 	kinds  [4]argKind
+	first  [4]int32 // the first tokens of these arguments
 }
 
 // A paren says what a parenthesis is, where the clause does not tell.
@@ -251,6 +255,7 @@ func (f *frame) endArg(sql string, toks []token, i int) {
 	}
 	if int(f.args) < len(f.kinds) {
 		f.kinds[f.args] = kindOf(sql, toks[f.arg:i])
+		f.first[f.args] = f.arg
 	}
 	f.args++
 	f.arg = int32(i + 1)
@@ -268,8 +273,21 @@ func (s *scanner) endCall(f *frame, toks []token, i int) {
 	c := call{name: s.functions.list[f.callee-1], args: int(f.args)}
 	if f.args >= 0 {
 		c.kinds = f.kinds
+		for j, k := range c.kinds {
+			if k == argString {
+				t := toks[f.first[j]]
+				c.texts[j] = s.sql[t.start:t.end]
+			}
+		}
 	}
 	s.calls.add(c)
+	if t, ok := runsText(strings.TrimPrefix(c.name, "pg_catalog."), c.args); ok && t != nil {
+		if text, ok := t.fill(&c); ok {
+			s.nested = append(s.nested, text)
+		} else {
+			s.guilty(c.name, effect{class: Write, reason: ReasonFunction})
+		}
+	}
 }
 
 // kindOf is what arg tells of its type, if it is one literal.
@@ -955,12 +973,11 @@ func (s *scanner) call(chain []token) {
 		name = s.dotted(chain)
 	}
 	s.callee = s.functions.add(name) + 1
+	if _, ok := runsText(bare, 0); ok && own {
+		return // see endCall
+	}
 	if own && (e.reason != ReasonFunction || known(bare)) {
-		before := s.base
-		s.raise(e.class, e.reason)
-		if s.base != before {
-			s.culprit, s.culpable = name, s.base
-		}
+		s.guilty(name, e)
 		s.base.pins = s.base.pins || e.pins && bare != "set_config"
 	} else {
 		s.verdict.raise(e.class, e.reason) // the catalogue may know better
@@ -970,6 +987,32 @@ func (s *scanner) call(chain []token) {
 		return
 	}
 	s.pins = s.pins || e.pins
+}
+
+// guilty takes the effect of a function into the verdict.
+func (s *scanner) guilty(name string, e effect) {
+	before := s.base
+	s.raise(e.class, e.reason)
+	if s.base != before {
+		s.culprit, s.culpable = name, s.base
+	}
+}
+
+// readNested reads the texts that the text has run.
+func (s *scanner) readNested() {
+	const most = 64
+	sql := s.sql
+	s.plpgsql = false
+	for i := 0; i < len(s.nested); i++ {
+		if i >= most {
+			s.raise(Unclassified, ReasonUnclassified)
+			break
+		}
+		s.sql = s.nested[i]
+		toks, _ := lex(s.sql, nil)
+		s.statements(toks)
+	}
+	s.sql = sql
 }
 
 // relation notes a table, view or sequence that the text reads.

@@ -27,7 +27,9 @@ type graph struct {
 
 	objects []object // in the order of their discovery
 	meaning map[object]routing.Meaning
-	tainted map[uint32]bool // types that a cast which is not harmless converts
+	apart   map[object]routing.Meaning // of functions that run texts, without these
+	late    []body                     // names that were met only when others were known
+	tainted map[uint32]bool            // types that a cast which is not harmless converts
 }
 
 // Read finds out what names mean, in a transaction that only reads. readOnly are
@@ -44,6 +46,7 @@ func Read(ctx context.Context, conn *sql.Conn, names routing.Names, readOnly []s
 		pathKeys: make(map[string]int),
 		readOnly: make(map[string]bool),
 		meaning:  make(map[object]routing.Meaning),
+		apart:    make(map[object]routing.Meaning),
 		tainted:  make(map[uint32]bool),
 	}
 	for _, name := range readOnly {
@@ -53,13 +56,18 @@ func Read(ctx context.Context, conn *sql.Conn, names routing.Names, readOnly []s
 		return nil, err
 	}
 	session := g.pathIndex(g.path)
-	if err := g.discover(names, session); err != nil {
-		return nil, err
+	bodies := []body{{names, session}}
+	for round := 0; len(bodies) > 0 && round < deepest; round++ {
+		if err := g.discover(bodies); err != nil {
+			return nil, err
+		}
+		if err := g.readInternal(); err != nil {
+			return nil, err
+		}
+		g.late = nil
+		g.settle()
+		bodies = g.late
 	}
-	if err := g.readInternal(); err != nil {
-		return nil, err
-	}
-	g.settle()
 	if g.taint() {
 		if err := g.readColumns(); err != nil {
 			return nil, err
@@ -99,11 +107,14 @@ type body struct {
 	path  int
 }
 
-// discover reads the objects behind names, those behind them, and so on.
-func (g *graph) discover(names routing.Names, session int) error {
-	bodies := []body{{names, session}}
+// deepest bounds texts within texts within texts.
+const deepest = 5
+
+// discover reads the objects behind the names of bodies, those behind them, and
+// so on.
+func (g *graph) discover(bodies []body) error {
 	for _, c := range g.casts {
-		g.visit(object{procs, c.proc, session})
+		g.visit(object{procs, c.proc, g.pathIndex(g.path)})
 	}
 	followed := make(map[object]bool)
 	for {
@@ -316,6 +327,10 @@ func (g *graph) procMeaning(o object) routing.Meaning {
 	default:
 		m.Add(g.declared(p))
 	}
+	if len(p.runs) > 0 {
+		g.apart[o] = m
+		m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "runs a text that it is given"})
+	}
 	return m
 }
 
@@ -335,7 +350,10 @@ func (g *graph) declared(p *proc) routing.Meaning {
 
 // bodyMeaning is what a body in SQL or PL/pgSQL does.
 func (g *graph) bodyMeaning(p *proc, path int) routing.Meaning {
-	st, _ := routing.Judge(p.text, p.body, scope{g, path})
+	st, missing := routing.Judge(p.text, p.body, scope{g, path})
+	if !missing.Empty() { // those of texts that it gives to others to run
+		g.late = append(g.late, body{missing, path})
+	}
 	m := routing.Meaning{Class: st.Class, Reason: st.Reason, Pins: st.Pins, Because: st.Because}
 	switch m.Class {
 	case routing.Read:
@@ -434,6 +452,9 @@ type scope struct {
 }
 
 func (n scope) Function(name string) ([]routing.Overload, bool) {
+	if !n.wanted(procs, n.paths[n.path], name) {
+		return nil, false
+	}
 	var list []*proc
 	for _, oid := range n.resolve(procs, n.path, name) {
 		if p := n.proc[oid]; p != nil {
@@ -446,6 +467,10 @@ func (n scope) Function(name string) ([]routing.Overload, bool) {
 			continue
 		}
 		o := routing.Overload{Meaning: n.of(procs, p.oid, n.path), MinArgs: p.minArgs, MaxArgs: p.maxArgs}
+		// What it is given is looked up under the path of the caller.
+		if apart, ok := n.apart[object{procs, p.oid, n.path}]; ok && p.path == nil {
+			o.Meaning, o.Runs = apart, p.runs
+		}
 		fixed := len(p.categories)
 		if p.maxArgs < 0 {
 			fixed-- // the rest come as an array, or one by one
@@ -482,26 +507,32 @@ func refuses(p *proc, arg int, list []*proc) (bits uint8) {
 }
 
 func (n scope) Relation(name string) (routing.Meaning, bool) {
-	return n.first(relations, name), true
+	return n.first(relations, name)
 }
 
 func (n scope) Type(name string) (routing.Meaning, bool) {
-	return n.first(types, name), true
+	return n.first(types, name)
 }
 
-func (n scope) first(k kind, name string) routing.Meaning {
+func (n scope) first(k kind, name string) (routing.Meaning, bool) {
+	if !n.wanted(k, n.paths[n.path], name) {
+		return routing.Meaning{}, false
+	}
 	list := n.resolve(k, n.path, name)
 	if len(list) == 0 {
-		return routing.Meaning{}
+		return routing.Meaning{}, true
 	}
 	m := n.of(k, list[0], n.path)
 	if k == types && n.tainted[list[0]] {
 		m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a cast that is not harmless"})
 	}
-	return m
+	return m, true
 }
 
 func (n scope) Operator(name string) (routing.Meaning, bool) {
+	if !n.wanted(operators, n.paths[n.path], name) {
+		return routing.Meaning{}, false
+	}
 	m := routing.Harmless
 	list := n.resolve(operators, n.path, name)
 	if schema, _ := splitName(name); len(list) == 0 && schema != "" && schema != "pg_catalog" {

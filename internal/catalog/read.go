@@ -30,6 +30,7 @@ type proc struct {
 	categories       string // pg_type.typcategory of each argument
 	types            []uint32
 
+	runs []routing.Template // texts that it makes of its arguments
 	path *searchPath        // its own, or nil for the caller's
 	text string             // body in SQL or PL/pgSQL
 	body *routing.Statement // what text is, or nil
@@ -161,6 +162,15 @@ func (s *store) need(k kind, path searchPath, name string) {
 	}
 }
 
+// wanted reports whether a name was asked for.
+func (s *store) wanted(k kind, path searchPath, name string) bool {
+	schema, bare := splitName(name)
+	if schema == "" && len(path) > 0 {
+		schema = path[0]
+	}
+	return s.wantNames[k][qualified{schema, bare}]
+}
+
 func (s *store) needName(k kind, q qualified) {
 	if _, ok := s.wantNames[k][q]; !ok {
 		s.wantNames[k][q] = false
@@ -227,10 +237,11 @@ func (s *store) readProcs(join string, args ...any) error {
 			variadic, definer       bool
 			src, tree, config, argt string
 			owner, parts, values    string
+			names                   string
 			result                  uint32
 		)
 		err := rows.Scan(&p.oid, &p.schema, &p.name, &p.kind, &p.volatility, &p.language, &src, &tree, &config, &p.maxArgs, &defaults,
-			&variadic, &argt, &p.categories, &result, &definer, &owner, &p.extension, &parts, &values)
+			&variadic, &argt, &p.categories, &result, &definer, &owner, &p.extension, &parts, &values, &names)
 		if err != nil {
 			return err
 		}
@@ -263,9 +274,12 @@ func (s *store) readProcs(join string, args ...any) error {
 		case p.language == "sql":
 			p.text, p.body = src, routing.Classify(src)
 		case p.language == "plpgsql":
-			p.text, p.body = src, routing.ClassifyPLpgSQL(src)
+			p.text, p.body = src, routing.ClassifyPLpgSQL(src, strings.Split(names, separator))
+			p.runs = p.body.Runs()
 		case p.language == "internal":
 			p.text = src
+		case p.extension != "":
+			p.runs = routing.ExtensionTexts(p.name, p.categories)
 		}
 		p.refs.add(parseTree(values))
 		p.refs.procs = append(p.refs.procs, oids(parts)...)
@@ -280,7 +294,9 @@ func (s *store) readProcs(join string, args ...any) error {
 		WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'), ''),
 	coalesce((SELECT pg_catalog.concat_ws(' ', aggtransfn::oid, aggfinalfn::oid, aggcombinefn::oid, aggserialfn::oid, aggdeserialfn::oid, aggmtransfn::oid, aggminvtransfn::oid, aggmfinalfn::oid)
 		FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = o.oid AND o.oid >= 16384), ''),
-	CASE WHEN o.oid >= 16384 THEN coalesce(o.proargdefaults::text, '') ELSE '' END
+	CASE WHEN o.oid >= 16384 THEN coalesce(o.proargdefaults::text, '') ELSE '' END,
+	coalesce((SELECT pg_catalog.string_agg(a.name, pg_catalog.chr(1) ORDER BY a.i) FROM ROWS FROM (pg_catalog.unnest(o.proargnames), pg_catalog.unnest(o.proargmodes)) WITH ORDINALITY a(name, mode, i)
+		WHERE a.mode IS NULL OR a.mode IN ('i', 'b', 'v')), '')
 FROM (SELECT p.*, p.proname AS name, CASE WHEN p.oid >= 16384 THEN coalesce(p.prosrc, '') ELSE '' END AS src,
 		CASE WHEN p.oid >= 16384 THEN coalesce(p.prosqlbody::text, '') ELSE '' END AS tree FROM pg_catalog.pg_proc p) o
 JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace JOIN pg_catalog.pg_language l ON l.oid = o.prolang
