@@ -302,42 +302,6 @@ func FuzzClassify(f *testing.F) {
 	})
 }
 
-// TestEffects holds the two tables of functions apart: what has an effect must
-// not be in the generated table, and the other way round.
-func TestEffects(t *testing.T) {
-	src, err := os.ReadFile("functions.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	body, _, ok := strings.Cut(string(src), "if harmless(name)")
-	if !ok {
-		t.Fatal("effectOf has changed: this test does not find its names any more")
-	}
-	n := 0
-	for i, name := range strings.Split(body, `"`) {
-		if i%2 == 0 || strings.ContainsAny(name, " \n/") {
-			continue
-		}
-		n++
-		if harmless(name) {
-			t.Errorf("%s has an effect, and is in the table of harmless functions", name)
-		}
-	}
-	if n < 80 {
-		t.Errorf("found %d names only", n)
-	}
-	// A sample of what must never get into the table, from measurement.
-	for _, name := range strings.Fields(`nextval setval currval lastval txid_current pg_current_xact_id pg_notify lo_create lo_put lo_unlink
-		lowrite lo_export pg_switch_wal pg_current_wal_lsn pg_walfile_name pg_logical_emit_message pg_stat_reset pg_stat_get_activity
-		query_to_xml table_to_xml cursor_to_xml ts_stat pg_read_file pg_ls_dir set_config setseed pg_terminate_backend pg_wal_replay_pause
-		pg_advisory_lock pg_import_system_collations brin_summarize_new_values gin_clean_pending_list binary_upgrade_create_empty_extension
-		dblink dblink_exec query_to_json`) {
-		if e := effectOf(name); e.class == Read {
-			t.Errorf("%s is called harmless", name)
-		}
-	}
-}
-
 const benchStatement = `SELECT o.id, o.total, c.name, count(*) AS items FROM orders o JOIN customers c ON c.id = o.customer_id
  LEFT JOIN lines l ON l.order_id = o.id WHERE o.created > now() - interval '1 day' AND c.region IN ($1, $2) GROUP BY 1, 2, 3`
 
