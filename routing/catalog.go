@@ -296,10 +296,10 @@ func mentions(sql string, names []string) bool {
 // those of its overloads the worst. Of a name that is not PostgreSQL's it is
 // that of an extension's function that is known by name, or the zero Meaning.
 func FunctionMeaning(name string) Meaning {
-	e := effectOf(name)
-	if e.reason == ReasonFunction && e.class == Write && !known(name) {
+	if !named(name) {
 		return Meaning{}
 	}
+	e := effectOf(name)
 	m := Meaning{Class: e.class, Reason: e.reason, Pins: e.pins}
 	if m.Class != Read {
 		m.Because = "calls " + name

@@ -58,9 +58,11 @@ func effectOf(name string) effect {
 // an extension's.
 func known(name string) bool { return builtin(name) != foreign }
 
-// harmless reports whether every function of pg_catalog with this name may run
-// on a standby.
-func harmless(name string) bool { return builtin(name) == harmlessCall }
+// named reports whether a name tells what its functions do: it is one of
+// PostgreSQL's, or an extension's for something that is not harmless.
+func named(name string) bool {
+	return known(name) || extension(name) != foreign && !extensionHarmless(name)
+}
 
 // extensionHarmless reports whether an extension shipped with PostgreSQL has
 // functions of this name that are harmless although they are declared volatile.
