@@ -22,7 +22,7 @@ func TestEffects(t *testing.T) {
 		{locksSession, `pg_advisory_lock pg_advisory_lock_shared pg_try_advisory_lock pg_try_advisory_lock_shared
 			pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_unlock_all`},
 		{leavesState, "set_config setseed pg_replication_origin_session_setup dblink_connect set_limit"},
-		{readsState, `currval lastval current_setting pg_my_temp_schema pg_listening_channels pg_cursor pg_prepared_statement
+		{readsState, `currval lastval current_setting pg_my_temp_schema pg_backend_pid pg_listening_channels pg_cursor pg_prepared_statement
 			txid_current_if_assigned pg_current_xact_id_if_assigned`},
 		{asksServer, `pg_stat_reset pg_stat_get_activity pg_switch_wal pg_current_wal_lsn pg_walfile_name pg_last_wal_replay_lsn pg_wal_replay_pause
 			pg_read_file pg_ls_dir pg_terminate_backend pg_cancel_backend pg_reload_conf pg_promote pg_export_snapshot pg_sequence_last_value

@@ -37,7 +37,7 @@ var judgements = []judgement{
 	{
 		nature:  natureHarmless,
 		why:     "who answers, and as what, is what people ask with it, to see where a read lands; the right answer is that of the server that the read lands on",
-		names:   words("pg_is_in_recovery inet_server_port inet_client_port pg_backend_pid"),
+		names:   words("pg_is_in_recovery inet_server_port"),
 		differs: true,
 	},
 	{
@@ -63,6 +63,11 @@ var judgements = []judgement{
 		names: words(`currval lastval current_setting pg_show_all_settings pg_cursor pg_prepared_statement pg_listening_channels
 			pg_my_temp_schema pg_is_other_temp_schema txid_current_if_assigned pg_current_xact_id_if_assigned
 			pg_replication_origin_session_is_setup pg_replication_origin_session_progress`),
+	},
+	{
+		nature: natureReadsState,
+		why:    "names the connection, for another statement to look for it in pg_stat_activity or to cancel it, and those run on the primary",
+		names:  words("pg_backend_pid inet_client_port"),
 	},
 	{
 		nature: natureHoldsServer,

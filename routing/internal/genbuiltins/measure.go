@@ -407,7 +407,7 @@ const probe = `SELECT pg_current_xact_id_if_assigned() IS NOT NULL,
 	pg_replication_origin_session_is_setup(),
 	(SELECT row(last_value, is_called) FROM public.counter),
 	(SELECT count(*) FROM pg_ls_dir('pg_snapshots')),
-	(SELECT count(*) FROM pg_replication_slots)`
+	(SELECT count(*) FROM pg_replication_slots WHERE active_pid = pg_backend_pid())`
 
 // cheapProbe asks after a function that is not volatile, in a tenth of the
 // time. NULL says that nothing was asked; a setting would show as a change of
