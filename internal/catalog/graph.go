@@ -337,7 +337,7 @@ func (g *graph) procMeaning(o object) routing.Meaning {
 // declared is the meaning of a function that nobody can look into. What is
 // declared not to be volatile is believed.
 func (g *graph) declared(p *proc) routing.Meaning {
-	if known := routing.FunctionMeaning(p.name); known.Class != routing.Unclassified && p.extension != "" {
+	if known := routing.FunctionMeaning(p.name); known.Class != routing.Unclassified && p.extension != "" && len(p.runs) == 0 {
 		return known
 	}
 	if p.volatility == "v" && !(p.extension != "" && routing.ExtensionHarmless(p.name)) {
