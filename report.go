@@ -181,6 +181,10 @@ func counted(counters *[routing.NumReasons]atomic.Uint64) map[routing.Reason]uin
 // asking for it costs no round trip.
 type Health struct {
 	Servers []ServerHealth
+
+	// CatalogErr is why the catalogue could not be read lately, or nil. Until it
+	// can, statements with names that are not known run on the primary.
+	CatalogErr error
 }
 
 // ServerHealth is what is known of one server.
@@ -225,6 +229,9 @@ func (c *Connector) Health() Health {
 	c.mu.Unlock()
 	now := c.now()
 	var h Health
+	if k := c.names.Load(); k != nil {
+		h.CatalogErr = k.Err()
+	}
 	for i, rs := range v.Servers {
 		st := snap.Servers[i]
 		sh := ServerHealth{

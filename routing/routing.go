@@ -4,13 +4,18 @@
 // no clock, no context and no hidden state, so that a decision can be printed,
 // replayed and fuzzed.
 //
-//	text ── Classify ──▶ Statement ─┐
-//	hints, transaction ── Session ──┼── Decide ──▶ Decision{Server, Reason}
-//	roles, lag ── View ─────────────┘
+//	text ── Classify ──▶ Statement ── Judge ──▶ Statement ─┐
+//	names ── Catalog ────────────────────┘                 │
+//	hints, transaction ── Session ─────────────────────────┼── Decide ──▶ Decision{Server, Reason}
+//	roles, lag ── View ────────────────────────────────────┘
 //
 // [Classify] answers one question: may this text run on a hot standby, with the
 // same meaning? It reads PostgreSQL's lexical rules and as much of its grammar
 // as the answer needs. When in doubt, the answer is the primary.
+//
+// [Judge] answers it again with a [Catalog], which knows what stands behind the
+// names in the text: functions that users wrote, views, operators, types.
+// [ClassifyPLpgSQL] reads the bodies of such functions.
 //
 // [Decide] then chooses among the servers of a [View], an immutable picture of
 // the herd: who is the primary, who answers, and how fresh each replica is.

@@ -141,6 +141,13 @@ func (k *Keeper) Invalidate() {
 	}
 }
 
+// Err returns why the last reading failed, or nil.
+func (k *Keeper) Err() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mu.err
+}
+
 // Close ends the keeper and waits for it.
 func (k *Keeper) Close() {
 	k.stop()

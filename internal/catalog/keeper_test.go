@@ -162,13 +162,16 @@ func TestKeeperRetries(t *testing.T) {
 		if err := k.Read(t.Context(), relationsNamed("b")); err != down {
 			t.Errorf("Read: %v, want %v", err, down)
 		}
+		if err := k.Err(); err != down {
+			t.Errorf("Err: %v, want %v", err, down)
+		}
 		if f.class("a") != routing.Read {
 			t.Error("a was forgotten")
 		}
 		f.set(func() { f.err = nil })
 		time.Sleep(retryInterval)
-		if f.class("b") != routing.Read {
-			t.Error("b was forgotten")
+		if f.class("b") != routing.Read || k.Err() != nil {
+			t.Errorf("b is %v, err %v", f.class("b"), k.Err())
 		}
 		f.set(func() { f.delay = time.Hour })
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
