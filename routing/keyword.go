@@ -87,8 +87,9 @@ const (
 	kwInterval
 	kwNullif
 	kwPosition
-	kwTreat // TREAT and XMLSERIALIZE: (… AS type)
-	kwXML   // XMLPARSE and XMLROOT, in which a word may stand before a string
+	kwTreat
+	kwXML // XMLEXISTS, XMLPARSE, XMLROOT: words of a grammar of their own among the arguments
+	kwXMLSerialize
 	kwXMLTable
 	kwValues
 
@@ -303,7 +304,7 @@ func keywordOf(word string) keyword {
 	case "bigint", "boolean", "coalesce", "dec", "decimal", "exists", "extract", "float", "greatest", "inout",
 		"int", "integer", "least", "none", "normalize", "numeric", "out", "precision",
 		"real", "row", "setof", "smallint", "time", "timestamp", "trim", "varchar", "national",
-		"xmlattributes", "xmlconcat", "xmlelement", "xmlexists", "xmlforest", "xmlnamespaces", "xmlpi":
+		"xmlattributes", "xmlconcat", "xmlelement", "xmlforest", "xmlnamespaces", "xmlpi":
 		return kwColName
 	case "grouping":
 		return kwGrouping
@@ -315,10 +316,12 @@ func keywordOf(word string) keyword {
 		return kwNullif
 	case "position":
 		return kwPosition
-	case "treat", "xmlserialize":
+	case "treat":
 		return kwTreat
-	case "xmlparse", "xmlroot":
+	case "xmlexists", "xmlparse", "xmlroot":
 		return kwXML
+	case "xmlserialize":
+		return kwXMLSerialize
 	case "xmltable":
 		return kwXMLTable
 	case "values":

@@ -52,6 +52,7 @@ const (
 	inExpr    clause = iota // inside an expression, or arguments
 	inQuery                 // a query, outside of the clauses below
 	inFrom                  // FROM: a list of items
+	inSet                   // SET of UPDATE: a list of assignments
 	inOn                    // a join condition in FROM
 	inGroup                 // GROUP BY, GROUPING SETS
 	inWith                  // WITH: a list of names and queries
@@ -61,7 +62,7 @@ const (
 // A frame is an open parenthesis; the first frame is the statement itself.
 type frame struct {
 	clause    clause
-	expect    bool // inFrom, inWith, inColumns: an item begins
+	expect    bool // inFrom, inSet, inWith, inColumns: an item begins
 	recursive bool // inWith: WITH RECURSIVE
 	merge     bool // a MERGE statement
 	source    bool // DELETE or MERGE: the first USING is no join's
@@ -71,6 +72,8 @@ type frame struct {
 	cteEnd    int32
 	cteKind   tokenKind
 	cteEscape byte
+
+	square int32 // open brackets
 
 	callee int32 // 1 + the index in scanner.functions of whose arguments these are
 	arg    int32 // the first token of the argument
@@ -83,17 +86,18 @@ type frame struct {
 type paren uint8
 
 const (
-	parenAuto       paren = iota
-	parenExpr             // an expression or arguments
-	parenColumns          // column names
-	parenGroup            // grouping sets
-	parenConfig           // arguments of set_config
-	parenDistinctOn       // SELECT DISTINCT ON (…): an expression follows
-	parenCast             // CAST(… AS type) and the like
-	parenPosition         // position(… IN …)
-	parenWindow           // OVER (…)
-	parenXML              // arguments that may be DOCUMENT '…' or VERSION '…'
-	parenXMLTable         // xmltable(… COLUMNS …)
+	parenAuto         paren = iota
+	parenExpr               // an expression or arguments
+	parenColumns            // column names
+	parenGroup              // grouping sets
+	parenConfig             // arguments of set_config
+	parenDistinctOn         // SELECT DISTINCT ON (…): an expression follows
+	parenCast               // CAST(… AS type), TREAT(… AS type)
+	parenPosition           // position(… IN …)
+	parenWindow             // OVER (…)
+	parenXML                // xmlroot(…) and the like, see scanner.xmlWord
+	parenXMLSerialize       // xmlserialize(… AS type)
+	parenXMLTable           // xmltable(… COLUMNS …)
 )
 
 // Bounds that no statement written by or for people comes near. They keep
@@ -157,7 +161,13 @@ func (s *scanner) scan(toks []token) {
 			n = s.word(toks, i)
 		case tokQuoted, tokUQuoted:
 			n = s.name(toks, i)
-		case tokString, tokNumber, tokParam, tokCloseSq:
+		case tokString, tokNumber, tokParam:
+			s.operand = true
+		case tokOpenSq:
+			s.top().square++
+			s.operand = false
+		case tokCloseSq:
+			s.top().square--
 			s.operand = true
 		case tokOpen:
 			if len(s.frames) >= maxDepth {
@@ -174,7 +184,7 @@ func (s *scanner) scan(toks []token) {
 		case tokComma:
 			s.comma(toks, i)
 		case tokOp:
-			s.symbol(t)
+			s.symbol(toks, i)
 		case tokCast:
 			n += s.typeAt(toks, i+1)
 		case tokBad:
@@ -237,10 +247,13 @@ func (s *scanner) close(toks []token, i int) {
 func (s *scanner) comma(toks []token, i int) {
 	s.operand = false
 	f := s.top()
+	if f.square > 0 {
+		return // ARRAY[1, 2]
+	}
 	switch f.clause {
 	case inOn:
 		f.clause, f.expect = inFrom, true
-	case inFrom, inWith, inColumns:
+	case inFrom, inSet, inWith, inColumns:
 		f.expect = true
 	}
 	if f.callee > 0 {
@@ -323,14 +336,31 @@ func kindOf(sql string, arg []token) argKind {
 	return argAny
 }
 
-// symbol reads an operator. A star may be all columns, or all arguments, or
-// all children of a table.
-func (s *scanner) symbol(t token) {
-	op := s.sql[t.start:t.end]
-	if op != "*" || s.operand && s.prev.kind != tokDot && s.top().clause != inFrom {
+// symbol reads the operator at toks[i]. A star may be all columns, all arguments
+// or all children of a table, a minus part of a number, and an equals sign an
+// assignment.
+func (s *scanner) symbol(toks []token, i int) {
+	prefix := !s.operand
+	s.operand = false
+	f := s.top()
+	op := s.sql[toks[i].start:toks[i].end]
+	switch {
+	case op == "*" && (prefix || s.prev.kind == tokDot || f.clause == inFrom):
+	case op == "-" && prefix && negates(toks[i+1:]):
+	case op == "=" && f.clause == inSet && f.expect:
+		f.expect = false
+	default:
 		s.operator(op)
 	}
-	s.operand = false
+}
+
+// negates reports whether toks begin with a number that a minus before it makes
+// negative.
+func negates(toks []token) bool {
+	if len(toks) == 0 || toks[0].kind != tokNumber {
+		return false
+	}
+	return len(toks) == 1 || toks[1].kind != tokCast && toks[1].kind != tokOpenSq
 }
 
 // operator notes an operator that the text uses.
@@ -385,7 +415,7 @@ func (s *scanner) word(toks []token, i int) int {
 		switch {
 		case f.clause == inWith:
 			return 1
-		case f.paren == parenCast:
+		case f.paren == parenCast, f.paren == parenXMLSerialize:
 			return 1 + s.typeAt(toks, i+1)
 		case next.kind == tokOpen:
 			if f.clause == inQuery {
@@ -416,7 +446,11 @@ func (s *scanner) word(toks []token, i int) int {
 	case kwLateral, kwOnly:
 		s.operand = false
 		return 1
-	case kwRows:
+	case kwRange, kwRows:
+		if f.paren == parenWindow && (s.operand || s.prev.kind == tokOpen) {
+			s.operand, s.next = false, parenExpr
+			return 1 // of the window frame
+		}
 		if f.clause == inFrom && f.expect && next.word == kwFrom {
 			return 2 // ROWS FROM (…)
 		}
@@ -537,9 +571,8 @@ func (s *scanner) word(toks []token, i int) int {
 			return 1
 		}
 	case kwSet:
-		if s.writes && (f.clause != inExpr || call) {
-			s.endFrom(f)
-			s.next = parenExpr
+		if s.writes && (f.clause == inFrom || f.clause == inQuery) {
+			f.clause, f.expect, s.operand, s.next = inSet, true, false, parenExpr
 			return 1
 		}
 
@@ -620,6 +653,8 @@ func (s *scanner) word(toks []token, i int) int {
 			s.next = parenPosition
 		case kwXML:
 			s.next = parenXML
+		case kwXMLSerialize:
+			s.next = parenXMLSerialize
 		case kwXMLTable:
 			s.next = parenXMLTable
 		}
@@ -667,7 +702,7 @@ func (s *scanner) between(toks []token, i int) {
 func (s *scanner) endFrom(f *frame) {
 	s.operand = false
 	switch f.clause {
-	case inFrom, inOn, inGroup, inWith:
+	case inFrom, inOn, inSet, inGroup, inWith:
 		f.clause, f.expect = inQuery, false
 	}
 }
@@ -680,7 +715,7 @@ func (s *scanner) from(toks []token, i int) {
 		s.operator("=")
 		return
 	}
-	if f := s.top(); f.clause == inQuery || f.clause == inFrom {
+	if f := s.top(); f.clause == inQuery || f.clause == inFrom || f.clause == inSet {
 		f.clause, f.expect = inFrom, true
 	}
 }
@@ -896,13 +931,13 @@ func (s *scanner) name(toks []token, i int) int {
 		return n
 	}
 
+	if n == 1 && parenXML <= f.paren && f.paren <= parenXMLTable && s.xmlWord(f, chain[0], operand) {
+		return 1
+	}
 	if !call {
-		switch {
-		case last+1 < len(toks) && toks[last+1].kind == tokString && !operand && !chain[0].word.colName() && !(f.paren == parenXML && n == 1) && !(s.plpgsql && wordIs(s.sql, chain[0], "sqlstate")):
+		if last+1 < len(toks) && toks[last+1].kind == tokString && !operand && !chain[0].word.colName() && !(s.plpgsql && wordIs(s.sql, chain[0], "sqlstate")) {
 			s.typeName(chain) // date '2020-01-01'
-		case f.paren == parenXMLTable && operand && wordIs(s.sql, chain[0], "columns"):
-			f.clause, f.expect = inColumns, true
-		default:
+		} else {
 			s.columnName(chain[n-1])
 		}
 		return n
@@ -935,6 +970,25 @@ func (s *scanner) afterOperand(f *frame, chain []token) {
 	case f.clause == inFrom, wordIs(s.sql, chain[0], "columns"):
 		s.next = parenColumns
 	}
+}
+
+// xmlWord reports whether t is a word of the grammar of the XML functions: such
+// as may stand before a literal or a parenthesis, where it is neither a type
+// nor a function.
+func (s *scanner) xmlWord(f *frame, t token, operand bool) bool {
+	is := func(word string) bool { return wordIs(s.sql, t, word) }
+	switch {
+	case s.prev.kind == tokOpen && (is("document") || is("content")):
+	case s.prev.kind == tokComma && f.paren == parenXML && (is("version") || is("standalone")):
+	case s.prev.word == kwBy && (is("ref") || is("value")):
+	case operand && is("passing"):
+	case operand && is("columns") && f.paren == parenXMLTable:
+		f.clause, f.expect = inColumns, true
+	default:
+		return false
+	}
+	s.operand, s.next = false, parenExpr
+	return true
 }
 
 // modifiesLiteral reports whether the parenthesis at toks[i] holds the

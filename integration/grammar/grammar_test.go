@@ -1,0 +1,83 @@
+package grammar
+
+import (
+	"flag"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pgherd/pgherd/routing"
+)
+
+var budget = flag.Duration("budget", 40*time.Second, "how long TestMutations looks for differences")
+
+// check compares what routing says of a text with what PostgreSQL's parser says.
+// A text that the parser rejects proves nothing, but must be survived.
+func check(tb testing.TB, sql string) (accepted bool) {
+	list, err := parse(sql)
+	if err != nil || strings.ContainsRune(sql, 0) {
+		routing.Classify(sql)
+		routing.Split(sql)
+		return false
+	}
+	var want []string
+	for _, p := range list {
+		want = append(want, p.sql)
+	}
+	if got := routing.Split(sql); !slices.Equal(got, want) && !backslash(sql) {
+		tb.Errorf("%s\n  split %q, want %q", sql, got, want)
+		return true
+	}
+	for _, p := range list {
+		for _, d := range p.differences() {
+			tb.Errorf("%s\n  %s", p.sql, d)
+		}
+	}
+	return true
+}
+
+// TestCorpus checks statements as they were written.
+func TestCorpus(t *testing.T) {
+	accepted := 0
+	list := corpus(t)
+	for _, sql := range list {
+		if check(t, sql) {
+			accepted++
+		}
+	}
+	t.Logf("%d of %d statements accepted", accepted, len(list))
+}
+
+// TestMutations checks statements that nobody would write.
+func TestMutations(t *testing.T) {
+	m := mutator{corpus: corpus(t)}
+	seed := uint64(time.Now().UnixNano())
+	rng := rand.New(rand.NewPCG(seed, 0))
+	n, accepted := 0, 0
+	for end := time.Now().Add(*budget); time.Now().Before(end) && !t.Failed(); n++ {
+		m.choices = make([]byte, 64)
+		for i := range m.choices {
+			m.choices[i] = byte(rng.Uint32())
+		}
+		if check(t, m.text()) {
+			accepted++
+		}
+	}
+	t.Logf("seed %d: %d texts, %d accepted", seed, n, accepted)
+}
+
+// FuzzParser has the fuzzer choose the mutations.
+func FuzzParser(f *testing.F) {
+	statements := corpus(f)
+	f.Add("SELECT 1", []byte{})
+	f.Add("", []byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
+	f.Fuzz(func(t *testing.T, sql string, choices []byte) {
+		if sql == "" {
+			m := mutator{statements, choices}
+			sql = m.text()
+		}
+		check(t, sql)
+	})
+}
