@@ -350,13 +350,15 @@ func dataModifying(k keyword) bool {
 
 // startsQuery reports whether toks begin a query, perhaps in parentheses.
 func startsQuery(toks []token) bool {
-	for _, t := range toks {
+	for i, t := range toks {
 		if t.kind == tokOpen {
 			continue
 		}
 		switch t.word {
-		case kwSelect, kwValues, kwTable, kwWith:
+		case kwSelect, kwTable, kwWith:
 			return true
+		case kwValues: // which may also be a name
+			return i+1 < len(toks) && toks[i+1].kind == tokOpen
 		}
 		return false
 	}

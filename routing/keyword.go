@@ -25,6 +25,7 @@ const (
 	kwDeclare
 	kwDelete
 	kwDiscard
+	kwEscape
 	kwExecute
 	kwExplain
 	kwFirst // FIRST and NEXT
@@ -71,6 +72,7 @@ const (
 	// a column's name.
 	kwTypeFunc // LEFT, IS, CROSS …
 	kwIlike    // ILIKE, LIKE and OVERLAPS are operators after an operand, else functions
+	kwIsnull   // ISNULL and NOTNULL
 	kwJoin
 	kwLike
 	kwNatural
@@ -82,6 +84,7 @@ const (
 	// Usable as a name but not as a function's: what looks like a call has a
 	// grammar of its own, and a fixed meaning.
 	kwColName // COALESCE, EXTRACT, VARCHAR, XMLELEMENT …
+	kwBetween
 	kwGrouping
 	kwBitChar // BIT, CHAR, CHARACTER, NCHAR
 	kwInterval
@@ -100,7 +103,6 @@ const (
 	kwFalse
 	kwAnalyze // ANALYZE and ANALYSE
 	kwAs
-	kwBetween
 	kwCase
 	kwCast
 	kwClause // WHERE, HAVING, WINDOW, ORDER, LIMIT, OFFSET, FETCH: end the FROM clause
@@ -200,6 +202,8 @@ func keywordOf(word string) keyword {
 		return kwDelete
 	case "discard":
 		return kwDiscard
+	case "escape":
+		return kwEscape
 	case "execute":
 		return kwExecute
 	case "explain":
@@ -283,11 +287,13 @@ func keywordOf(word string) keyword {
 	case "zone":
 		return kwZone
 
-	case "authorization", "binary", "collation", "concurrently", "cross", "freeze", "full", "inner", "is", "isnull",
-		"left", "notnull", "outer", "right":
+	case "authorization", "binary", "collation", "concurrently", "cross", "freeze", "full", "inner", "is", "left",
+		"outer", "right":
 		return kwTypeFunc
 	case "ilike":
 		return kwIlike
+	case "isnull", "notnull":
+		return kwIsnull
 	case "join":
 		return kwJoin
 	case "like":

@@ -65,6 +65,7 @@ type frame struct {
 	expect    bool // inFrom, inSet, inWith, inColumns: an item begins
 	recursive bool // inWith: WITH RECURSIVE
 	merge     bool // a MERGE statement
+	update    bool // an UPDATE whose SET is to come
 	source    bool // DELETE or MERGE: the first USING is no join's
 	paren     paren
 	ctes      int32 // length of scanner.ctes outside
@@ -346,7 +347,8 @@ func (s *scanner) symbol(toks []token, i int) {
 	op := s.sql[toks[i].start:toks[i].end]
 	switch {
 	case op == "*" && (prefix || s.prev.kind == tokDot || f.clause == inFrom):
-	case op == "-" && prefix && negates(toks[i+1:]):
+		s.operand = !prefix || s.prev.kind == tokDot
+	case op == "-" && prefix && s.negates(toks[i+1:]):
 	case op == "=" && f.clause == inSet && f.expect:
 		f.expect = false
 	default:
@@ -356,7 +358,14 @@ func (s *scanner) symbol(toks []token, i int) {
 
 // negates reports whether toks begin with a number that a minus before it makes
 // negative.
-func negates(toks []token) bool {
+func (s *scanner) negates(toks []token) bool {
+	const most = 8 // signs that anyone writes
+	for range most {
+		if len(toks) == 0 || toks[0].kind != tokOp || s.sql[toks[0].start:toks[0].end] != "-" {
+			break
+		}
+		toks = toks[1:]
+	}
 	if len(toks) == 0 || toks[0].kind != tokNumber {
 		return false
 	}
@@ -438,6 +447,9 @@ func (s *scanner) word(toks []token, i int) int {
 			f.clause, f.expect = inQuery, false
 		}
 	case kwTable:
+		if s.operand && !(isName(next) && (next.word == kwOnly || !next.word.reserved())) {
+			return 1 // a label
+		}
 		f.clause, f.expect, s.operand = inFrom, true, false
 		return 1
 	case kwFrom:
@@ -456,7 +468,7 @@ func (s *scanner) word(toks []token, i int) int {
 		}
 	case kwJoin:
 		switch {
-		case call && !s.operand && !s.prev.word.typeFunc():
+		case !s.operand && !s.prev.word.typeFunc() && (call || next.kind == tokString):
 			return s.name(toks, i)
 		case f.clause == inFrom, f.clause == inOn:
 			f.clause, f.expect = inFrom, true
@@ -507,7 +519,7 @@ func (s *scanner) word(toks []token, i int) int {
 			return 1
 		}
 	case kwCase:
-		if next.word != kwWhen {
+		if next.word != kwWhen && !endsOperand(next) {
 			s.operator("=")
 		}
 	case kwCast:
@@ -516,7 +528,7 @@ func (s *scanner) word(toks []token, i int) int {
 		return 1
 	case kwIn:
 		switch {
-		case f.paren == parenPosition:
+		case f.paren == parenPosition, !call:
 		case s.prev.word != kwNot:
 			s.operator("=")
 		case startsQuery(toks[i+1:]):
@@ -525,7 +537,13 @@ func (s *scanner) word(toks []token, i int) int {
 			s.operator("<>")
 		}
 	case kwBetween:
-		s.between(toks, i)
+		if s.between(toks, i) {
+			return 1
+		}
+	case kwIsnull:
+		if s.operand {
+			return 1
+		}
 	case kwGroup:
 		s.endFrom(f)
 		if next.word == kwBy && f.clause == inQuery {
@@ -534,7 +552,7 @@ func (s *scanner) word(toks []token, i int) int {
 		return 1
 	case kwWith:
 		s.operand = false
-		if s.prev.kind == tokEOF || s.prev.kind == tokOpen {
+		if s.prev.kind == tokEOF || s.prev.kind == tokOpen || s.writes && f.clause == inQuery && definesName(toks[i+1:]) {
 			f.clause, f.expect = inWith, true
 		}
 		return 1
@@ -563,6 +581,7 @@ func (s *scanner) word(toks []token, i int) int {
 			if k == kwUpdate {
 				f.clause = inFrom
 			}
+			f.update = k == kwUpdate
 			f.merge, f.source = k == kwMerge, k == kwMerge || k == kwDelete
 			return 1
 		}
@@ -571,7 +590,8 @@ func (s *scanner) word(toks []token, i int) int {
 			return 1
 		}
 	case kwSet:
-		if s.writes && (f.clause == inFrom || f.clause == inQuery) {
+		if f.update && !f.expect || s.writes && !f.update && s.prev.word == kwUpdate {
+			f.update = false
 			f.clause, f.expect, s.operand, s.next = inSet, true, false, parenExpr
 			return 1
 		}
@@ -581,7 +601,8 @@ func (s *scanner) word(toks []token, i int) int {
 			return s.qualifiedOperator(toks, i)
 		}
 	case kwBy:
-		if !call || s.operand || s.prev.word == kwOrder || s.prev.word == kwGroup {
+		switch p := s.prev; {
+		case p.word == kwGroup, p.word == kwOrder, p.word == kwFirst, wordIs(s.sql, p, "partition"), wordIs(s.sql, p, "passing"):
 			s.operand = false
 			return 1
 		}
@@ -610,20 +631,26 @@ func (s *scanner) word(toks []token, i int) int {
 			s.operand = true
 			return 1
 		}
+	case kwEscape:
+		if s.operand && !endsOperand(next) {
+			s.operand = false
+			return 1
+		}
 	case kwSecond:
 		if s.prev.word == kwTo || s.prev.word == kwInterval {
 			s.operand = true
 			return 1
 		}
 	case kwLike, kwIlike, kwOverlaps, kwSimilar:
-		if call && !s.operand && !(s.prev.word == kwNot && s.wasOperand) {
+		label := endsOperand(next) && k != kwSimilar || !s.operand || k == kwSimilar && next.word != kwTo
+		if label && !(s.prev.word == kwNot && s.wasOperand) {
 			break
 		}
 		s.infix(k, next)
 		s.operand = false
 		return 1
 	case kwNatural:
-		if f.clause == inFrom || f.clause == inOn {
+		if !call && (f.clause == inFrom || f.clause == inOn) {
 			s.operator("=")
 		}
 	case kwNullif:
@@ -683,19 +710,41 @@ func (s *scanner) infix(k keyword, next token) {
 }
 
 // between reads BETWEEN: two comparisons, unless it is that of a window frame,
-// as in ROWS BETWEEN 1 PRECEDING AND CURRENT ROW.
-func (s *scanner) between(toks []token, i int) {
-	frame := s.prev.word == kwRows || s.prev.word == kwRange
-	if frame && s.top().paren == parenWindow && (s.wasOperand || toks[i-2].kind == tokOpen) {
-		return
-	}
-	if s.prev.word == kwNot {
+// as in ROWS BETWEEN 1 PRECEDING AND CURRENT ROW. It reports false where the word
+// is a name.
+func (s *scanner) between(toks []token, i int) bool {
+	not := s.prev.word == kwNot && s.wasOperand
+	switch {
+	case s.prev.word == kwRange || s.prev.word == kwRows:
+		if s.top().paren == parenWindow && !s.operand {
+			return true
+		}
+	case not:
 		s.operator("<")
 		s.operator(">")
-		return
+		s.operand = false
+		return true
+	}
+	if !s.operand || i+1 == len(toks) || endsOperand(toks[i+1]) {
+		return false // a label, an alias, or the name of an argument
 	}
 	s.operator(">=")
 	s.operator("<=")
+	s.operand = false
+	return true
+}
+
+// endsOperand reports whether no operand begins with t.
+func endsOperand(t token) bool {
+	switch t.kind {
+	case tokEOF, tokComma, tokClose, tokCloseSq, tokDot, tokArrow, tokSemi:
+		return true
+	}
+	switch t.word {
+	case kwReserved, kwCase, kwCast, kwConstant, kwTrue, kwFalse, kwNot:
+		return false
+	}
+	return t.word.reserved()
 }
 
 // endFrom ends the FROM clause at a keyword that an expression may follow.
@@ -754,13 +803,13 @@ func (s *scanner) into(toks []token, i int) int {
 		return 1
 	}
 	s.raise(Write, ReasonWrite)
+	operand := s.operand // INSERT may be a label before INTO
 	s.operand = false
 	j := i + 1
-	creates := s.prev.word != kwInsert && s.prev.word != kwMerge
+	creates := operand || s.prev.word != kwInsert && s.prev.word != kwMerge
 	temp := false
-	for creates && j < len(toks) && (toks[j].word == kwLocal || toks[j].word == kwTemp || toks[j].word == kwTable || wordIs(s.sql, toks[j], "unlogged")) {
-		temp = temp || toks[j].word == kwTemp
-		j++
+	if creates {
+		j, temp = createdTable(s.sql, toks, j)
 	}
 	if j < len(toks) && toks[j].word == kwOnly { // MERGE INTO ONLY t
 		j++
@@ -786,17 +835,42 @@ func (s *scanner) into(toks []token, i int) int {
 	return last + 1 - i
 }
 
+// createdTable returns the index of the name of the table that SELECT INTO makes,
+// and whether it is temporary: INTO [TEMP] [TABLE] name.
+func createdTable(sql string, toks []token, i int) (name int, temp bool) {
+	for ; i+1 < len(toks) && isName(toks[i+1]) && (toks[i+1].word == kwTable || !toks[i+1].word.reserved()); i++ {
+		switch {
+		case toks[i].word == kwTemp:
+			temp = true
+		case toks[i].word == kwLocal, toks[i].word == kwTable, wordIs(sql, toks[i], "unlogged"):
+		default:
+			return i, temp
+		}
+	}
+	return i, temp
+}
+
+// definesName reports whether toks begin with an item of a WITH clause.
+func definesName(toks []token) bool {
+	if len(toks) > 2 && toks[0].word == kwRecursive && isName(toks[1]) {
+		toks = toks[1:]
+	}
+	return len(toks) > 1 && isName(toks[0]) && (toks[1].word == kwAs || toks[1].kind == tokOpen)
+}
+
 // modifies reports whether a keyword begins a data-modifying statement: in a
 // WITH item, or after a WITH list. All four are unreserved and may be columns.
 func (s *scanner) modifies(k keyword, next token) bool {
-	if s.prev.kind != tokEOF && s.prev.kind != tokOpen && !s.operand {
+	if s.prev.kind != tokEOF && s.prev.kind != tokOpen && !(s.operand && s.top().clause == inWith) {
 		return false
 	}
 	switch k {
 	case kwInsert, kwMerge:
 		return next.word == kwInto
 	case kwDelete:
-		return next.word == kwFrom
+		// Elsewhere it is a column: trim(delete FROM x).
+		n := len(s.frames)
+		return next.word == kwFrom && (s.prev.kind != tokOpen || s.frames[n-2].clause == inWith)
 	}
 	switch next.kind {
 	case tokQuoted, tokUQuoted:
@@ -954,7 +1028,9 @@ func (s *scanner) name(toks []token, i int) int {
 	case operand && (f.clause == inFrom || f.clause == inColumns || wordIs(s.sql, chain[0], "columns")):
 		s.afterOperand(f, chain)
 		return n
-	case modifiesLiteral(toks, last+1):
+	case s.writes && i >= 2 && wordIs(s.sql, toks[i-2], "overriding"):
+		return n // INSERT … OVERRIDING SYSTEM VALUE
+	case modifiesLiteral(toks[last+1 : min(last+33, len(toks))]):
 		s.typeName(chain) // vector(3) '[1, 2, 3]'
 		return n
 	}
@@ -991,15 +1067,18 @@ func (s *scanner) xmlWord(f *frame, t token, operand bool) bool {
 	return true
 }
 
-// modifiesLiteral reports whether the parenthesis at toks[i] holds the
-// modifiers of a type whose literal follows. Nobody writes more than a few.
-func modifiesLiteral(toks []token, i int) bool {
-	for j := i + 1; j < len(toks) && j < i+16; j++ {
-		switch toks[j].kind {
+// modifiesLiteral reports whether toks begin with the modifiers of a type, in
+// parentheses, and its literal.
+func modifiesLiteral(toks []token) bool {
+	depth := 0
+	for i := 0; i+1 < len(toks); i++ {
+		switch toks[i].kind {
 		case tokOpen:
-			return false
+			depth++
 		case tokClose:
-			return j+1 < len(toks) && toks[j+1].kind == tokString
+			if depth--; depth == 0 {
+				return toks[i+1].kind == tokString
+			}
 		}
 	}
 	return false

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -23,10 +24,11 @@ type parsed struct {
 
 	functions, relations, operators, types set
 
-	calls  map[string]set // the numbers of arguments that each function is called with; -1 is any
-	syntax set            // functions that are called by a syntax of their own: substring(… FROM …)
-	json   bool           // uses constructors that are no functions from version 16 on
-	later  scope          // names of WITH RECURSIVE that follow their use
+	calls    map[string]set // the numbers of arguments that each function is called with; -1 is any
+	syntax   set            // functions that are called by a syntax of their own: substring(… FROM …)
+	json     bool           // uses constructors that are no functions from version 16 on
+	defaults bool           // DEFAULT is used like an operand, which the grammar has but nothing means
+	later    scope          // names of WITH RECURSIVE that follow their use
 }
 
 // fields are those of a node.
@@ -192,6 +194,8 @@ func (p *parsed) visit(kind string, n fields, ctes scope) {
 		if name := dotted(n["names"]); name != "" && !strings.HasPrefix(name, "pg_catalog.") {
 			p.types[name] = true
 		}
+	case "SetToDefault":
+		p.defaults = true
 	default:
 		p.json = p.json || strings.HasPrefix(kind, "Json") || kind == "MergeSupportFunc"
 	}
@@ -429,10 +433,11 @@ func (p *parsed) differences() (list []string) {
 			}
 		}
 	}
-	no := func(string) bool { return false }
 	compare("functions", st.Functions, p.functions, p.keywordCall)
 	compare("relations", st.Relations, unqualify(p.relations), p.forward)
-	compare("operators", st.Operators, p.operators, no)
+	if !p.defaults {
+		compare("operators", st.Operators, p.operators, func(name string) bool { return name == "-" && negated.MatchString(p.sql) })
+	}
 	compare("types", st.Types, p.types, p.keywordType)
 	if want.class != routing.Read || byName {
 		return list
@@ -465,18 +470,25 @@ func (p *parsed) keywordCall(name string) bool {
 		"json_serialize", "json_table", "json_value", "merge_action":
 		return p.json
 	}
-	return p.syntax[name]
+	// The options of an operator class look like arguments.
+	return p.syntax[name] || p.node["onConflictClause"] != nil
 }
 
-// keywordType allows for JSON, which is a keyword from version 17 on, and for
-// TREAT (… AS type), which the grammar makes a call of a function of that name.
+// keywordType allows for JSON, which is a keyword from version 17 on, for TREAT
+// (… AS type), which the grammar makes a call of a function of that name, and for
+// parameters in place of literals, date $1, which only libpg_query takes.
 func (p *parsed) keywordType(name string) bool {
-	return name == "json" || containsAny(strings.ToLower(p.sql), "treat")
+	return name == "json" || containsAny(strings.ToLower(p.sql), "treat", "$")
 }
 
 // forward allows for references to a name that WITH RECURSIVE defines later,
-// which are taken for tables.
-func (p *parsed) forward(name string) bool { return slices.Contains(p.later, name) }
+// which are taken for tables, and for a word that is reserved from version 16 on.
+func (p *parsed) forward(name string) bool {
+	return slices.Contains(p.later, name) || name == "system_user"
+}
+
+// negated matches where the grammar may make a constant of a minus and a number.
+var negated = regexp.MustCompile(`-[\s-]*\(`)
 
 // backslash reports whether a string may be read differently with
 // standard_conforming_strings off, which makes any answer but the primary wrong.
