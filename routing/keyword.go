@@ -1,5 +1,7 @@
 package routing
 
+import "strings"
+
 // A keyword is a word that the classifier gives a meaning to. The categories
 // are those of https://www.postgresql.org/docs/current/sql-keywords-appendix.html
 // and src/include/parser/kwlist.h.
@@ -155,261 +157,189 @@ func (k keyword) operand() bool {
 	return !k.reserved() && !k.typeFunc()
 }
 
+// keywords are the words that have a meaning.
+var keywords = [...]struct {
+	keyword keyword
+	words   string
+}{
+	{kwAbort, "abort"},
+	{kwBegin, "begin"},
+	{kwBy, "by"},
+	{kwCall, "call"},
+	{kwCheckpoint, "checkpoint"},
+	{kwClose, "close"},
+	{kwCommand, "alter comment drop import reassign refresh reindex revoke security vacuum"},
+	{kwCluster, "cluster"},
+	{kwCommit, "commit"},
+	{kwConstraints, "constraints"},
+	{kwCopy, "copy"},
+	{kwCube, "cube"},
+	{kwDeallocate, "deallocate"},
+	{kwDeclare, "declare"},
+	{kwDelete, "delete"},
+	{kwDiscard, "discard"},
+	{kwEscape, "escape"},
+	{kwExecute, "execute"},
+	{kwExplain, "explain"},
+	{kwFirst, "first next"},
+	{kwHold, "hold"},
+	{kwInsert, "insert"},
+	{kwKey, "key"},
+	{kwListen, "listen"},
+	{kwLoad, "load"},
+	{kwLocal, "local global"},
+	{kwLock, "lock"},
+	{kwMaterialized, "materialized"},
+	{kwMerge, "merge"},
+	{kwMove, "move"},
+	{kwNo, "no"},
+	{kwNotify, "notify"},
+	{kwOperator, "operator"},
+	{kwPrepare, "prepare"},
+	{kwRecursive, "recursive"},
+	{kwRelease, "release"},
+	{kwReset, "reset"},
+	{kwRollback, "rollback"},
+	{kwRollup, "rollup"},
+	{kwRange, "range groups"},
+	{kwRows, "rows"},
+	{kwSavepoint, "savepoint"},
+	{kwSecond, "second"},
+	{kwSet, "set"},
+	{kwSets, "sets"},
+	{kwShare, "share"},
+	{kwShow, "show"},
+	{kwStart, "start"},
+	{kwStdio, "stdin stdout"},
+	{kwSystem, "system"},
+	{kwTemp, "temp temporary"},
+	{kwTransaction, "transaction"},
+	{kwTruncate, "truncate"},
+	{kwUescape, "uescape"},
+	{kwUnlisten, "unlisten"},
+	{kwUpdate, "update"},
+	{kwVarying, "varying"},
+	{kwZone, "zone"},
+	{kwTypeFunc, "authorization binary collation concurrently cross freeze full inner is left outer right"},
+	{kwIlike, "ilike"},
+	{kwIsnull, "isnull notnull"},
+	{kwJoin, "join"},
+	{kwLike, "like"},
+	{kwNatural, "natural"},
+	{kwOverlaps, "overlaps"},
+	{kwSimilar, "similar"},
+	{kwTablesample, "tablesample"},
+	{kwColName, "bigint boolean coalesce dec decimal exists extract float greatest inout int integer least none " +
+		"normalize numeric out precision real row setof smallint time timestamp trim varchar national " +
+		"xmlattributes xmlconcat xmlelement xmlforest xmlnamespaces xmlpi"},
+	{kwGrouping, "grouping"},
+	{kwBitChar, "bit char character nchar"},
+	{kwInterval, "interval"},
+	{kwNullif, "nullif"},
+	{kwPosition, "position"},
+	{kwTreat, "treat"},
+	{kwXML, "xmlexists xmlparse xmlroot"},
+	{kwXMLSerialize, "xmlserialize"},
+	{kwXMLTable, "xmltable"},
+	{kwValues, "values"},
+	{kwReserved, "all and any array asymmetric both check collate column constraint default deferrable else foreign " +
+		"initially leading or placing primary references some symmetric then trailing unique"},
+	{kwConstant, "current_catalog current_date current_role current_time current_timestamp current_user localtime " +
+		"localtimestamp null session_user user"},
+	{kwTrue, "true"},
+	{kwFalse, "false"},
+	{kwAnalyze, "analyze analyse"},
+	{kwAs, "as"},
+	{kwBetween, "between"},
+	{kwCase, "case"},
+	{kwCast, "cast"},
+	{kwDesc, "asc desc"},
+	{kwClause, "where having window limit offset"},
+	{kwCreate, "create"},
+	{kwDistinct, "distinct"},
+	{kwDo, "do"},
+	{kwEnd, "end"},
+	{kwFetch, "fetch"},
+	{kwFor, "for"},
+	{kwFrom, "from"},
+	{kwGrant, "grant"},
+	{kwGroup, "group"},
+	{kwIn, "in"},
+	{kwInto, "into"},
+	{kwLateral, "lateral"},
+	{kwNot, "not"},
+	{kwOn, "on"},
+	{kwOnly, "only"},
+	{kwOrder, "order"},
+	{kwReturning, "returning"},
+	{kwSelect, "select"},
+	{kwSetOp, "union intersect except"},
+	{kwTable, "table"},
+	{kwTo, "to"},
+	{kwUsing, "using"},
+	{kwVariadic, "variadic"},
+	{kwVerbose, "verbose"},
+	{kwWhen, "when"},
+	{kwWith, "with"},
+}
+
+// keywordTable finds a keyword by its hash: the index of its spelling, or 0. The
+// table is large enough for most words that are no keywords to meet a 0 at once.
+var (
+	keywordTable     [2048]uint16
+	keywordSpellings = []struct {
+		word    string
+		keyword keyword
+	}{{}}
+	lower [256]byte // in ASCII
+)
+
+func init() {
+	for b := range lower {
+		lower[b] = byte(b)
+		if 'A' <= b && b <= 'Z' {
+			lower[b] += 'a' - 'A'
+		}
+	}
+	for _, k := range keywords {
+		for _, word := range strings.Fields(k.words) {
+			h := keywordHash(word)
+			for keywordTable[h] != 0 {
+				h = (h + 1) % uint32(len(keywordTable))
+			}
+			keywordTable[h] = uint16(len(keywordSpellings))
+			keywordSpellings = append(keywordSpellings, struct {
+				word    string
+				keyword keyword
+			}{word, k.keyword})
+		}
+	}
+}
+
+func keywordHash(word string) uint32 {
+	n := uint32(len(word))
+	h := n + uint32(lower[word[0]])<<3 + uint32(lower[word[1]])<<6 + uint32(lower[word[n-1]])*37 + uint32(lower[word[n/2]])*101
+	return h % uint32(len(keywordTable))
+}
+
 // keywordOf returns the meaning of an unquoted word.
 func keywordOf(word string) keyword {
 	const longest = 17
 	if len(word) < 2 || len(word) > longest {
 		return kwNone
 	}
-	var buf [longest]byte
-	for i := 0; i < len(word); i++ {
-		c := word[i]
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
+next:
+	for h := keywordHash(word); keywordTable[h] != 0; h = (h + 1) % uint32(len(keywordTable)) {
+		k := &keywordSpellings[keywordTable[h]]
+		if len(k.word) != len(word) {
+			continue
 		}
-		buf[i] = c
-	}
-	switch string(buf[:len(word)]) {
-	case "abort":
-		return kwAbort
-	case "begin":
-		return kwBegin
-	case "by":
-		return kwBy
-	case "call":
-		return kwCall
-	case "checkpoint":
-		return kwCheckpoint
-	case "close":
-		return kwClose
-	case "alter", "comment", "drop", "import", "reassign", "refresh", "reindex", "revoke", "security", "vacuum":
-		return kwCommand
-	case "cluster":
-		return kwCluster
-	case "commit":
-		return kwCommit
-	case "constraints":
-		return kwConstraints
-	case "copy":
-		return kwCopy
-	case "cube":
-		return kwCube
-	case "deallocate":
-		return kwDeallocate
-	case "declare":
-		return kwDeclare
-	case "delete":
-		return kwDelete
-	case "discard":
-		return kwDiscard
-	case "escape":
-		return kwEscape
-	case "execute":
-		return kwExecute
-	case "explain":
-		return kwExplain
-	case "first", "next":
-		return kwFirst
-	case "hold":
-		return kwHold
-	case "insert":
-		return kwInsert
-	case "key":
-		return kwKey
-	case "listen":
-		return kwListen
-	case "load":
-		return kwLoad
-	case "local", "global":
-		return kwLocal
-	case "lock":
-		return kwLock
-	case "materialized":
-		return kwMaterialized
-	case "merge":
-		return kwMerge
-	case "move":
-		return kwMove
-	case "no":
-		return kwNo
-	case "notify":
-		return kwNotify
-	case "operator":
-		return kwOperator
-	case "prepare":
-		return kwPrepare
-	case "recursive":
-		return kwRecursive
-	case "release":
-		return kwRelease
-	case "reset":
-		return kwReset
-	case "rollback":
-		return kwRollback
-	case "rollup":
-		return kwRollup
-	case "range", "groups":
-		return kwRange
-	case "rows":
-		return kwRows
-	case "savepoint":
-		return kwSavepoint
-	case "second":
-		return kwSecond
-	case "set":
-		return kwSet
-	case "sets":
-		return kwSets
-	case "share":
-		return kwShare
-	case "show":
-		return kwShow
-	case "start":
-		return kwStart
-	case "stdin", "stdout":
-		return kwStdio
-	case "system":
-		return kwSystem
-	case "temp", "temporary":
-		return kwTemp
-	case "transaction":
-		return kwTransaction
-	case "truncate":
-		return kwTruncate
-	case "uescape":
-		return kwUescape
-	case "unlisten":
-		return kwUnlisten
-	case "update":
-		return kwUpdate
-	case "varying":
-		return kwVarying
-	case "zone":
-		return kwZone
-
-	case "authorization", "binary", "collation", "concurrently", "cross", "freeze", "full", "inner", "is", "left",
-		"outer", "right":
-		return kwTypeFunc
-	case "ilike":
-		return kwIlike
-	case "isnull", "notnull":
-		return kwIsnull
-	case "join":
-		return kwJoin
-	case "like":
-		return kwLike
-	case "natural":
-		return kwNatural
-	case "overlaps":
-		return kwOverlaps
-	case "similar":
-		return kwSimilar
-	case "tablesample":
-		return kwTablesample
-
-	case "bigint", "boolean", "coalesce", "dec", "decimal", "exists", "extract", "float", "greatest", "inout",
-		"int", "integer", "least", "none", "normalize", "numeric", "out", "precision",
-		"real", "row", "setof", "smallint", "time", "timestamp", "trim", "varchar", "national",
-		"xmlattributes", "xmlconcat", "xmlelement", "xmlforest", "xmlnamespaces", "xmlpi":
-		return kwColName
-	case "grouping":
-		return kwGrouping
-	case "bit", "char", "character", "nchar":
-		return kwBitChar
-	case "interval":
-		return kwInterval
-	case "nullif":
-		return kwNullif
-	case "position":
-		return kwPosition
-	case "treat":
-		return kwTreat
-	case "xmlexists", "xmlparse", "xmlroot":
-		return kwXML
-	case "xmlserialize":
-		return kwXMLSerialize
-	case "xmltable":
-		return kwXMLTable
-	case "values":
-		return kwValues
-
-	case "all", "and", "any", "array", "asymmetric", "both", "check", "collate", "column", "constraint", "default", "deferrable",
-		"else", "foreign", "initially", "leading", "or", "placing", "primary", "references", "some", "symmetric", "then",
-		"trailing", "unique":
-		return kwReserved
-	case "current_catalog", "current_date", "current_role", "current_time", "current_timestamp", "current_user",
-		"localtime", "localtimestamp", "null", "session_user", "user":
-		return kwConstant
-	case "true":
-		return kwTrue
-	case "false":
-		return kwFalse
-	case "analyze", "analyse":
-		return kwAnalyze
-	case "as":
-		return kwAs
-	case "between":
-		return kwBetween
-	case "case":
-		return kwCase
-	case "cast":
-		return kwCast
-	case "asc", "desc":
-		return kwDesc
-	case "where", "having", "window", "limit", "offset":
-		return kwClause
-	case "create":
-		return kwCreate
-	case "distinct":
-		return kwDistinct
-	case "do":
-		return kwDo
-	case "end":
-		return kwEnd
-	case "fetch":
-		return kwFetch
-	case "for":
-		return kwFor
-	case "from":
-		return kwFrom
-	case "grant":
-		return kwGrant
-	case "group":
-		return kwGroup
-	case "in":
-		return kwIn
-	case "into":
-		return kwInto
-	case "lateral":
-		return kwLateral
-	case "not":
-		return kwNot
-	case "on":
-		return kwOn
-	case "only":
-		return kwOnly
-	case "order":
-		return kwOrder
-	case "returning":
-		return kwReturning
-	case "select":
-		return kwSelect
-	case "union", "intersect", "except":
-		return kwSetOp
-	case "table":
-		return kwTable
-	case "to":
-		return kwTo
-	case "using":
-		return kwUsing
-	case "variadic":
-		return kwVariadic
-	case "verbose":
-		return kwVerbose
-	case "when":
-		return kwWhen
-	case "with":
-		return kwWith
+		for i := range len(word) {
+			if lower[word[i]] != k.word[i] {
+				continue next
+			}
+		}
+		return k.keyword
 	}
 	return kwNone
 }

@@ -94,9 +94,11 @@ func lex(sql string, toks []token) ([]token, Role) {
 			i++
 			continue
 		case class&charIdentStart != 0:
-			if end, k, ok := lexPrefixed(sql, i); ok {
-				i, kind = end, k
-				break
+			if i+1 < len(sql) && (sql[i+1] == '\'' || sql[i+1] == '&') {
+				if end, k, ok := lexPrefixed(sql, i); ok {
+					i, kind = end, k
+					break
+				}
 			}
 			i = wordEnd(sql, i)
 			kind, word = tokWord, keywordOf(sql[start:i])
@@ -190,11 +192,8 @@ func foldUescape(sql string, toks []token, lit token) []token {
 }
 
 // lexPrefixed reads a string or identifier that begins with a letter: E'…',
-// B'…', X'…', N'…', U&'…', U&"…".
+// B'…', X'…', N'…', U&'…', U&"…". There is a character after the letter.
 func lexPrefixed(sql string, i int) (end int, kind tokenKind, ok bool) {
-	if i+1 >= len(sql) {
-		return 0, 0, false
-	}
 	switch quote := sql[i+1]; sql[i] {
 	case 'e', 'E':
 		if quote == '\'' {
