@@ -519,7 +519,7 @@ func (s *scanner) word(toks []token, i int) int {
 			return 1
 		}
 	case kwCase:
-		if next.word != kwWhen && !endsOperand(next) {
+		if next.word != kwWhen && !beginsNoOperand(next) {
 			s.operator("=")
 		}
 	case kwCast:
@@ -632,7 +632,7 @@ func (s *scanner) word(toks []token, i int) int {
 			return 1
 		}
 	case kwEscape:
-		if s.operand && !endsOperand(next) {
+		if s.operand && !beginsNoOperand(next) {
 			s.operand = false
 			return 1
 		}
@@ -642,7 +642,7 @@ func (s *scanner) word(toks []token, i int) int {
 			return 1
 		}
 	case kwLike, kwIlike, kwOverlaps, kwSimilar:
-		label := endsOperand(next) && k != kwSimilar || !s.operand || k == kwSimilar && next.word != kwTo
+		label := beginsNoOperand(next) && k != kwSimilar || !s.operand || k == kwSimilar && next.word != kwTo
 		if label && !(s.prev.word == kwNot && s.wasOperand) {
 			break
 		}
@@ -725,7 +725,7 @@ func (s *scanner) between(toks []token, i int) bool {
 		s.operand = false
 		return true
 	}
-	if !s.operand || i+1 == len(toks) || endsOperand(toks[i+1]) {
+	if !s.operand || i+1 == len(toks) || beginsNoOperand(toks[i+1]) {
 		return false // a label, an alias, or the name of an argument
 	}
 	s.operator(">=")
@@ -734,8 +734,8 @@ func (s *scanner) between(toks []token, i int) bool {
 	return true
 }
 
-// endsOperand reports whether no operand begins with t.
-func endsOperand(t token) bool {
+// beginsNoOperand reports whether no operand begins with t.
+func beginsNoOperand(t token) bool {
 	switch t.kind {
 	case tokEOF, tokComma, tokClose, tokCloseSq, tokDot, tokArrow, tokSemi:
 		return true
