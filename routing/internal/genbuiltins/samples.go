@@ -148,14 +148,34 @@ var samples = map[string][]string{
 // nothing of. They take the place of the samples for overloads of as many
 // arguments.
 var arguments = map[string][][]string{
+	"array_fill":                          {{"1", "array[2]"}, {"1", "array[2]", "array[1]"}},
+	"array_in":                            {{"'{1}'", "'int4'::regtype", "-1"}},
+	"array_sample":                        {{"array[1,2]", "1"}},
+	"brin_desummarize_range":              {{"'things_brin'", "0"}},
+	"brin_summarize_new_values":           {{"'things_brin'"}},
+	"brin_summarize_range":                {{"'things_brin'", "0"}},
 	"btvarstrequalimage":                  {{"25"}},
+	"convert":                             {{"'a'::bytea", "'UTF8'", "'LATIN1'"}},
+	"convert_from":                        {{"'a'::bytea", "'UTF8'"}},
+	"convert_to":                          {{"'a'", "'LATIN1'"}},
 	"current_setting":                     {{"'work_mem'"}, {"'work_mem'", "true"}},
+	"currtid2":                            {{"'things'", "'(0,1)'"}},
 	"currval":                             {{"'counter'"}},
+	"cursor_to_xml":                       {{"'c'", "1", "true", "true", "''"}},
+	"cursor_to_xmlschema":                 {{"'c'", "true", "true", "''"}},
+	"database_to_xml":                     {{"true", "true", "'a'"}},
+	"database_to_xml_and_xmlschema":       {{"true", "true", "'a'"}},
+	"database_to_xmlschema":               {{"true", "true", "'a'"}},
+	"date_bin":                            {{"'1 hour'", "'2020-01-01 10:30'::timestamp", "'2020-01-01'::timestamp"}, {"'1 hour'", "'2020-01-01 10:30'::timestamptz", "'2020-01-01'::timestamptz"}},
 	"daterange":                           {{"'2020-01-01'", "'2020-01-02'", "'[]'"}},
+	"decode":                              {{"'61'", "'hex'"}},
 	"domain_in":                           {{"'YES'", "'information_schema.yes_or_no'::regtype", "-1"}},
+	"encode":                              {{"'a'::bytea", "'hex'"}},
 	"enum_in":                             {{"'ok'", "'mood'::regtype"}},
 	"fmgr_c_validator":                    {{"'plpgsql_call_handler'::regproc"}},
 	"fmgr_sql_validator":                  {{"'answer'::regproc"}},
+	"generate_series":                     {{"1", "3", "1"}, {"'2020-01-01'::timestamp", "'2020-01-02'::timestamp", "'1 hour'::interval"}, {"'2020-01-01'::timestamptz", "'2020-01-02'::timestamptz", "'1 hour'::interval"}},
+	"gin_clean_pending_list":              {{"'things_gin'"}},
 	"int4range":                           {{"1", "2", "'[]'"}},
 	"int8range":                           {{"1", "2", "'[]'"}},
 	"intervaltypmodin":                    {{"array['32767']::cstring[]"}},
@@ -172,59 +192,6 @@ var arguments = map[string][][]string{
 	"jsonb_to_tsvector":                   {{"'english'", `'{"a":"b"}'::jsonb`, `'"all"'`}, {`'{"a":"b"}'::jsonb`, `'"all"'`}},
 	"lastval":                             {{}},
 	"line":                                {{"'(1,2)'::point", "'(0,0)'::point"}},
-	"make_timestamptz":                    {{"2020", "1", "1", "1", "1", "1", "'UTC'"}},
-	"multirange_in":                       {{"'{[1,2]}'", "'int4multirange'::regtype", "-1"}},
-	"normalize":                           {{"'a'", "'NFC'"}},
-	"numrange":                            {{"1", "2", "'[]'"}},
-	"pg_current_logfile":                  {{}, {"'csvlog'"}},
-	"pg_describe_object":                  {{"1259", "'things'::regclass", "0"}},
-	"pg_drop_replication_slot":            {{"'p'"}},
-	"pg_extension_update_paths":           {{"'plpgsql'"}},
-	"pg_get_acl":                          {{"1259", "'things'::regclass", "0"}},
-	"pg_get_publication_tables":           {{"'news'"}},
-	"pg_get_serial_sequence":              {{"'things'", "'id'"}},
-	"pg_ls_dir":                           {{"'base'"}, {"'base'", "true", "true"}},
-	"pg_ls_replslotdir":                   {{"'p'"}},
-	"pg_replication_slot_advance":         {{"'p'", "pg_current_wal_lsn()"}},
-	"pg_stat_get_progress_info":           {{"'VACUUM'"}},
-	"pg_stat_have_stats":                  {{"'database'", "5", "0"}},
-	"pg_stat_reset_replication_slot":      {{"'p'"}},
-	"pg_stat_reset_shared":                {{"'archiver'"}},
-	"pg_stat_reset_slru":                  {{"'clog'"}, {"'other'"}},
-	"plpgsql_validator":                   {{"'answer_trigger'::regproc"}},
-	"range_in":                            {{"'[1,2]'", "'int4range'::regtype", "-1"}},
-	"record_in":                           {{"'(1)'", "'pointers'::regtype", "-1"}},
-	"satisfies_hash_partition":            {{"'hashed'::regclass", "4", "1", "7"}},
-	"schema_to_xml":                       {{"'public'", "true", "true", "'a'"}},
-	"schema_to_xml_and_xmlschema":         {{"'public'", "true", "true", "'a'"}},
-	"schema_to_xmlschema":                 {{"'public'", "true", "true", "'a'"}},
-	"database_to_xml":                     {{"true", "true", "'a'"}},
-	"database_to_xmlschema":               {{"true", "true", "'a'"}},
-	"database_to_xml_and_xmlschema":       {{"true", "true", "'a'"}},
-	"to_ascii":                            {{"'a'::text", "'LATIN1'::name"}, {"'a'::text", "8"}},
-	"to_number":                           {{"'1'", "'9'"}},
-	"ts_parse":                            {{"'default'", "'a b'"}, {"(SELECT oid FROM pg_ts_parser)", "'a b'"}},
-	"ts_token_type":                       {{"'default'"}, {"(SELECT oid FROM pg_ts_parser)"}},
-	"tsrange":                             {{"'2020-01-01'", "'2020-01-02'", "'[]'"}},
-	"tstzrange":                           {{"'2020-01-01'", "'2020-01-02'", "'[]'"}},
-	"width_bucket":                        {{"1::float8", "0::float8", "2::float8", "3"}, {"1::numeric", "0::numeric", "2::numeric", "3"}},
-	"array_in":                            {{"'{1}'", "'int4'::regtype", "-1"}},
-	"array_fill":                          {{"1", "array[2]"}, {"1", "array[2]", "array[1]"}},
-	"array_sample":                        {{"array[1,2]", "1"}},
-	"brin_desummarize_range":              {{"'things_brin'", "0"}},
-	"brin_summarize_new_values":           {{"'things_brin'"}},
-	"brin_summarize_range":                {{"'things_brin'", "0"}},
-	"convert":                             {{"'a'::bytea", "'UTF8'", "'LATIN1'"}},
-	"convert_from":                        {{"'a'::bytea", "'UTF8'"}},
-	"convert_to":                          {{"'a'", "'LATIN1'"}},
-	"currtid2":                            {{"'things'", "'(0,1)'"}},
-	"cursor_to_xml":                       {{"'c'", "1", "true", "true", "''"}},
-	"cursor_to_xmlschema":                 {{"'c'", "true", "true", "''"}},
-	"date_bin":                            {{"'1 hour'", "'2020-01-01 10:30'::timestamp", "'2020-01-01'::timestamp"}, {"'1 hour'", "'2020-01-01 10:30'::timestamptz", "'2020-01-01'::timestamptz"}},
-	"decode":                              {{"'61'", "'hex'"}},
-	"encode":                              {{"'a'::bytea", "'hex'"}},
-	"generate_series":                     {{"1", "3", "1"}, {"'2020-01-01'::timestamp", "'2020-01-02'::timestamp", "'1 hour'::interval"}, {"'2020-01-01'::timestamptz", "'2020-01-02'::timestamptz", "'1 hour'::interval"}},
-	"gin_clean_pending_list":              {{"'things_gin'"}},
 	"lo_close":                            {{"0"}},
 	"lo_get":                              {{"4242"}, {"4242", "0", "3"}},
 	"lo_lseek":                            {{"0", "1", "0"}},
@@ -238,38 +205,71 @@ var arguments = map[string][][]string{
 	"loread":                              {{"0", "2"}},
 	"lowrite":                             {{"0", "'x'::bytea"}},
 	"make_interval":                       {{"1", "1", "1", "1", "1", "1", "1"}},
+	"make_timestamptz":                    {{"2020", "1", "1", "1", "1", "1", "'UTC'"}},
+	"multirange_in":                       {{"'{[1,2]}'", "'int4multirange'::regtype", "-1"}},
+	"normalize":                           {{"'a'", "'NFC'"}},
+	"numrange":                            {{"1", "2", "'[]'"}},
 	"pg_advisory_unlock":                  {{"1"}},
 	"pg_backup_stop":                      {{"false"}},
 	"pg_copy_logical_replication_slot":    {{"'l'", "'lc'"}},
 	"pg_copy_physical_replication_slot":   {{"'p'", "'pc'"}, {"'p'", "'pc'", "true"}},
 	"pg_create_logical_replication_slot":  {{"'l'", "'test_decoding'", "true", "false", "false"}, {"'l'", "'test_decoding'", "true", "false"}},
 	"pg_create_physical_replication_slot": {{"'p'", "true", "true"}},
+	"pg_current_logfile":                  {{}, {"'csvlog'"}},
+	"pg_describe_object":                  {{"1259", "'things'::regclass", "0"}},
+	"pg_drop_replication_slot":            {{"'p'"}},
+	"pg_extension_update_paths":           {{"'plpgsql'"}},
+	"pg_get_acl":                          {{"1259", "'things'::regclass", "0"}},
 	"pg_get_expr":                         {{"(SELECT adbin FROM pg_attrdef WHERE adrelid = 'things'::regclass LIMIT 1)", "'things'::regclass"}, {"(SELECT adbin FROM pg_attrdef WHERE adrelid = 'things'::regclass LIMIT 1)", "'things'::regclass", "true"}},
 	"pg_get_object_address":               {{"'table'", "array['public','things']", "array[]::text[]"}},
+	"pg_get_publication_tables":           {{"'news'"}},
+	"pg_get_serial_sequence":              {{"'things'", "'id'"}},
 	"pg_identify_object":                  {{"1259", "'things'::regclass", "0"}},
 	"pg_identify_object_as_address":       {{"1259", "'things'::regclass", "0"}},
+	"pg_ls_dir":                           {{"'base'"}, {"'base'", "true", "true"}},
+	"pg_ls_replslotdir":                   {{"'p'"}},
 	"pg_nextoid":                          {{"'pg_class'", "'oid'", "'pg_class_oid_index'"}},
 	"pg_read_binary_file":                 {{"'PG_VERSION'"}, {"'PG_VERSION'", "true"}, {"'PG_VERSION'", "0", "1"}, {"'PG_VERSION'", "0", "1", "true"}},
 	"pg_read_file":                        {{"'PG_VERSION'"}, {"'PG_VERSION'", "true"}, {"'PG_VERSION'", "0", "1"}, {"'PG_VERSION'", "0", "1", "true"}},
+	"pg_replication_slot_advance":         {{"'p'", "pg_current_wal_lsn()"}},
 	"pg_sequence_last_value":              {{"'counter'"}},
 	"pg_size_bytes":                       {{"'1 MB'"}},
 	"pg_sleep":                            {{"0.001"}},
 	"pg_sleep_for":                        {{"'1 ms'"}},
 	"pg_split_walfile_name":               {{"'000000010000000000000001'"}},
 	"pg_stat_file":                        {{"'PG_VERSION'"}, {"'PG_VERSION'", "true"}},
+	"pg_stat_get_progress_info":           {{"'VACUUM'"}},
+	"pg_stat_have_stats":                  {{"'database'", "5", "0"}},
+	"pg_stat_reset_replication_slot":      {{"'p'"}},
+	"pg_stat_reset_shared":                {{"'archiver'"}},
+	"pg_stat_reset_slru":                  {{"'clog'"}, {"'other'"}},
+	"plpgsql_validator":                   {{"'answer_trigger'::regproc"}},
 	"query_to_xml":                        {{"'SELECT 1'", "true", "true", "''"}},
 	"query_to_xml_and_xmlschema":          {{"'SELECT 1'", "true", "true", "''"}},
 	"query_to_xmlschema":                  {{"'SELECT 1'", "true", "true", "''"}},
 	"random":                              {{"1", "1000000000"}, {"1::numeric", "1000000000::numeric"}},
-	"regexp_instr":                        {{"'ab'", "'b'", "1", "1", "0", "'i'"}, {"'ab'", "'b'", "1", "1", "0", "'i'", "0"}},
-	"regexp_substr":                       {{"'ab'", "'b'", "1", "1", "'i'"}, {"'ab'", "'b'", "1", "1", "'i'", "0"}},
-	"regexp_replace":                      {{"'ab'", "'b'", "'c'", "1", "1", "'g'"}},
+	"range_in":                            {{"'[1,2]'", "'int4range'::regtype", "-1"}},
+	"record_in":                           {{"'(1)'", "'pointers'::regtype", "-1"}},
 	"regexp_count":                        {{"'ab'", "'b'", "1", "'i'"}},
+	"regexp_instr":                        {{"'ab'", "'b'", "1", "1", "0", "'i'"}, {"'ab'", "'b'", "1", "1", "0", "'i'", "0"}},
+	"regexp_replace":                      {{"'ab'", "'b'", "'c'", "1", "1", "'g'"}},
+	"regexp_substr":                       {{"'ab'", "'b'", "1", "1", "'i'"}, {"'ab'", "'b'", "1", "1", "'i'", "0"}},
+	"satisfies_hash_partition":            {{"'hashed'::regclass", "4", "1", "7"}},
+	"schema_to_xml":                       {{"'public'", "true", "true", "'a'"}},
+	"schema_to_xml_and_xmlschema":         {{"'public'", "true", "true", "'a'"}},
+	"schema_to_xmlschema":                 {{"'public'", "true", "true", "'a'"}},
 	"set_config":                          {{"'work_mem'", "'5MB'", "false"}},
 	"setval":                              {{"'counter'", "5"}, {"'counter'", "5", "true"}},
+	"to_ascii":                            {{"'a'::text", "'LATIN1'::name"}, {"'a'::text", "8"}},
+	"to_number":                           {{"'1'", "'9'"}},
+	"to_timestamp":                        {{"'2020'", "'YYYY'"}},
+	"ts_parse":                            {{"'default'", "'a b'"}, {"(SELECT oid FROM pg_ts_parser)", "'a b'"}},
 	"ts_rewrite":                          {{"'a'::tsquery", "'SELECT ''a''::tsquery, ''b''::tsquery'"}},
 	"ts_stat":                             {{"'SELECT doc FROM things'"}, {"'SELECT doc FROM things'", "'ab'"}},
-	"to_timestamp":                        {{"'2020'", "'YYYY'"}},
+	"ts_token_type":                       {{"'default'"}, {"(SELECT oid FROM pg_ts_parser)"}},
+	"tsrange":                             {{"'2020-01-01'", "'2020-01-02'", "'[]'"}},
+	"tstzrange":                           {{"'2020-01-01'", "'2020-01-02'", "'[]'"}},
+	"width_bucket":                        {{"1::float8", "0::float8", "2::float8", "3"}, {"1::numeric", "0::numeric", "2::numeric", "3"}},
 	"xmlexists":                           {{"'/a'", "'<a/>'::xml"}},
 	"xpath":                               {{"'/a'", "'<a/>'::xml"}, {"'/a'", "'<a/>'::xml", "array[['x','y']]"}},
 	"xpath_exists":                        {{"'/a'", "'<a/>'::xml"}, {"'/a'", "'<a/>'::xml", "array[['x','y']]"}},
@@ -285,15 +285,15 @@ var preludes = map[string]string{
 	"lo_lseek64":                        "SELECT lo_open(4242, 262144)",
 	"lo_tell":                           "SELECT lo_open(4242, 262144)",
 	"lo_tell64":                         "SELECT lo_open(4242, 262144)",
-	"loread":                            "SELECT lo_open(4242, 262144)",
 	"lo_truncate":                       "SELECT lo_open(4242, 131072)",
 	"lo_truncate64":                     "SELECT lo_open(4242, 131072)",
+	"loread":                            "SELECT lo_open(4242, 262144)",
 	"lowrite":                           "SELECT lo_open(4242, 131072)",
 	"pg_backup_stop":                    "SELECT pg_backup_start('b', true)",
-	"pg_drop_replication_slot":          "SELECT pg_create_physical_replication_slot('p', true, true)",
 	"pg_copy_physical_replication_slot": "SELECT pg_create_physical_replication_slot('p', true, true)",
-	"pg_replication_slot_advance":       "SELECT pg_create_physical_replication_slot('p', true, true)",
+	"pg_drop_replication_slot":          "SELECT pg_create_physical_replication_slot('p', true, true)",
 	"pg_ls_replslotdir":                 "SELECT pg_create_physical_replication_slot('p', true, true)",
+	"pg_replication_slot_advance":       "SELECT pg_create_physical_replication_slot('p', true, true)",
 }
 
 // maxCalls bounds the calls of one overload with samples.
@@ -331,6 +331,40 @@ func calls(f *overload) []string {
 	return statements
 }
 
+// typedArguments are arguments of families of functions whose overloads differ
+// in one argument, or take names where others take oids.
+func typedArguments(f *overload) [][]string {
+	switch f.name {
+	case "date_part", "date_trunc", "extract":
+		args := []string{"'hour'", samples[f.args[1]][0]}
+		if f.args[1] == "date" {
+			args[0] = "'day'"
+		}
+		if len(f.args) == 3 {
+			args = append(args, "'UTC'")
+		}
+		return [][]string{args}
+	case "percentile_cont", "percentile_disc":
+		direct := "0.5::float8"
+		if f.args[0] != "double precision" {
+			direct = "array[0.5]::float8[]"
+		}
+		return [][]string{{direct, samples[f.args[1]][0]}}
+	case "ts_headline":
+		if f.args[len(f.args)-1] != "text" {
+			return nil
+		}
+		args := []string{"'english'::regconfig", samples[f.args[len(f.args)-3]][3], "'a'::tsquery", "'MaxWords=3,MinWords=1'"}
+		return [][]string{args[len(args)-len(f.args):]}
+	case "pg_has_role":
+		return [][]string{privilegeArguments(f, "role")}
+	}
+	if object, ok := strings.CutPrefix(f.name, "has_"); ok && f.extension == "" {
+		return [][]string{privilegeArguments(f, strings.TrimSuffix(object, "_privilege"))}
+	}
+	return nil
+}
+
 // privileged are the objects of privileges, by the middle of the names of the
 // functions that ask for them: by name, by oid, and a privilege.
 var privileged = map[string][3]string{
@@ -342,54 +376,23 @@ var privileged = map[string][3]string{
 	"language":             {"'plpgsql'", "(SELECT oid FROM pg_language WHERE lanname = 'plpgsql')", "'USAGE'"},
 	"largeobject":          {"'4242'", "4242", "'SELECT'"},
 	"parameter":            {"'work_mem'", "0", "'SET'"},
+	"role":                 {"'somebody'", "'somebody'::regrole", "'USAGE'"},
 	"schema":               {"'public'", "'public'::regnamespace", "'USAGE'"},
 	"sequence":             {"'counter'", "'counter'::regclass", "'USAGE'"},
 	"server":               {"'server_of_wrapper'", "(SELECT oid FROM pg_foreign_server WHERE srvname = 'server_of_wrapper')", "'USAGE'"},
 	"table":                {"'things'", "'things'::regclass", "'SELECT'"},
 	"tablespace":           {"'pg_default'", "1663", "'CREATE'"},
 	"type":                 {"'mood'", "'mood'::regtype", "'USAGE'"},
-	"role":                 {"'somebody'", "'somebody'::regrole", "'USAGE'"},
 }
 
-// typedArguments are arguments of families of functions whose overloads take
-// names where others take oids.
-func typedArguments(f *overload) [][]string {
-	if f.name == "date_part" || f.name == "date_trunc" || f.name == "extract" {
-		args := []string{"'hour'"}
-		if f.args[1] == "date" {
-			args[0] = "'day'"
-		}
-		args = append(args, samples[f.args[1]][0])
-		if len(f.args) == 3 {
-			args = append(args, "'UTC'")
-		}
-		return [][]string{args}
-	}
-	if f.name == "percentile_cont" || f.name == "percentile_disc" {
-		direct := "0.5::float8"
-		if f.args[0] != "double precision" {
-			direct = "array[0.5]::float8[]"
-		}
-		return [][]string{{direct, samples[f.args[1]][0]}}
-	}
-	if f.name == "ts_headline" && f.args[len(f.args)-1] == "text" {
-		args := []string{"'english'::regconfig", samples[f.args[len(f.args)-3]][3], "'a'::tsquery", "'MaxWords=3,MinWords=1'"}
-		return [][]string{args[len(args)-len(f.args):]}
-	}
-	object, ok := strings.CutPrefix(f.name, "has_")
-	if f.name == "pg_has_role" {
-		object, ok = "role_privilege", true
-	}
-	object, ok2 := strings.CutSuffix(object, "_privilege")
-	if !ok || !ok2 {
-		return nil
-	}
+// privilegeArguments are [role,] object, [column,] privilege.
+func privilegeArguments(f *overload, object string) []string {
 	p, ok := privileged[object]
 	if !ok {
 		return nil
 	}
-	args := []string{p[2]}
 	types := f.args[:len(f.args)-1]
+	args := []string{p[2]}
 	if object == "column" {
 		column := "'id'::text"
 		if types[len(types)-1] == "smallint" {
@@ -401,9 +404,10 @@ func typedArguments(f *overload) [][]string {
 	byType := map[string]string{"text": p[0] + "::text", "name": p[0] + "::name", "oid": p[1] + "::oid"}
 	args = slices.Insert(args, 0, byType[types[len(types)-1]])
 	if len(types) == 2 {
-		args = slices.Insert(args, 0, map[string]string{"name": "'somebody'::name", "oid": "'somebody'::regrole::oid"}[types[0]])
+		role := map[string]string{"name": "'somebody'::name", "oid": "'somebody'::regrole::oid"}
+		args = slices.Insert(args, 0, role[types[0]])
 	}
-	return [][]string{args}
+	return args
 }
 
 // samplesOf returns samples of a type. The text that an input function reads
