@@ -182,7 +182,7 @@ func (o *oracle) follow(t *testing.T, c chain) {
 	}
 	db := o.herd.CreateDatabase(t)
 	env := map[string]string{"PG_ABS_SRCDIR": serverData(t, c.dir)}
-	names := &catalogue{db, map[string]*sql.DB{}}
+	names := &catalogue{database: db, herds: map[string]*sql.DB{}}
 	defer names.close(t)
 	for i, s := range c.sources {
 		if i < c.first || wanted(s) {

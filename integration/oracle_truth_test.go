@@ -73,19 +73,19 @@ var (
 	// perhaps not this time: an unlock of nothing, a seed.
 	byName = calls("setseed", "set_config", "nextval", "setval", "pg_notify", `pg_(try_)?advisory_\w+`, `lo_(\w*create|creat|open|put|unlink|\w*import|export|from_bytea|truncate\w*)`, "lowrite",
 		`pg_stat_reset\w*`, "pg_stat_clear_snapshot", "pg_stat_force_next_flush", "pg_reload_conf", "pg_rotate_logfile",
-		`pg_(cancel|terminate)_backend`, "pg_log_backend_memory_contexts", "pg_export_snapshot", `pg_create_\w+`, "pg_drop_replication_slot",
+		`pg_(cancel|terminate)_backend`, "pg_log_backend_memory_contexts", "pg_export_snapshot", `pg_create_\w+`, "pg_drop_replication_slot", `pg_copy_\w+_slot`,
 		`pg_wal_replay_(pause|resume)`, "pg_promote", `pg_(start|stop)_backup`, `pg_backup_(start|stop)`, `pg_file_\w+`, `pg_switch_\w+`,
-		`(de)?summarize_range`, `brin_\w*summarize\w*`, "gin_clean_pending_list", "pg_logical_emit_message", `pg_replication_origin_\w+`,
+		`brin_(de)?summarize_(new_values|range)`, "gin_clean_pending_list", "pg_logical_emit_message", `pg_replication_origin_\w+`,
 		`dblink_(connect|disconnect|open|close|exec|send_query|cancel_query)\w*`, "pg_stat_statements_reset", "pg_prewarm", `autoprewarm_\w+`)
 
 	// ofServer matches what answers for the server or the session that is asked.
 	ofServer = names(`pg_stat_\w+`, `pg_statio_\w+`, "pg_locks", "pg_lock_status", "pg_cursors?", `pg_prepared_(statement|xact)s?`, "pg_settings", "pg_file_settings",
 		"pg_hba_file_rules", "pg_ident_file_mappings", "pg_config", `pg_available_extension\w*`, "pg_shmem_allocations", "pg_backend_memory_contexts",
-		"pg_replication_slots", "pg_sequences", "pg_sequence_last_value", "current_setting", "pg_show_all_settings", "pg_show_all_file_settings",
+		`pg_replication_\w+`, `pg_show_\w+`, `pg_get_(shmem|backend|replication|wal)_\w+`, "pg_sequences", "last_value", "pg_sequence_last_value", "current_setting",
 		"pg_backend_pid", `pg_ls_\w+`, `pg_read_\w+`, `pg_tablespace_\w+`, `pg_(database|table|indexes|relation|total_relation)_size`,
 		"pg_listening_channels", "pg_my_temp_schema", "pg_is_other_temp_schema", "pg_notification_queue_usage", `txid_current\w*`, `pg_current_\w+`,
 		`pg_last_\w+`, "pg_is_in_recovery", `pg_walfile_\w+`, `pg_control_\w+`, `inet_server_\w+`, "pg_postmaster_start_time", "pg_conf_load_time",
-		"pg_jit_available", `pg_buffercache\w*`, `pgstat\w+`, "currval", "lastval", "pg_blocking_pids", "pg_safe_snapshot_blocking_pids", `pg_\w*collation_actual_version`, `pg_get_wal_\w+`)
+		"pg_jit_available", `pg_buffercache\w*`, `pgstat\w+`, "currval", "lastval", "pg_blocking_pids", "pg_safe_snapshot_blocking_pids", `pg_\w*collation_actual_version`)
 )
 
 func calls(patterns ...string) *regexp.Regexp {
@@ -158,10 +158,11 @@ type pair struct {
 	primary, standby *pgconn.PgConn
 	position, replay *pgconn.PgConn // ask how far the primary and the standby are
 
-	path    string // the search_path that the last judged statement ran under
-	known   state  // the state of the primary's session; nil where it may have changed
-	ahead   bool   // the primary may have written what the standby has not replayed
-	written bool   // the open transaction wrote: the standby cannot see what it sees
+	prepared bool   // stateQuery is, on the primary
+	path     string // the search_path that the last judged statement ran under
+	known    state  // the state of the primary's session; nil where it may have changed
+	ahead    bool   // the primary may have written what the standby has not replayed
+	written  bool   // the open transaction wrote: the standby cannot see what it sees
 }
 
 // openPair connects to a database on both servers.
@@ -285,9 +286,9 @@ type verdict struct {
 }
 
 // attempt runs a query on one server in a transaction of its own or, where one
-// is open, in a part of that; what it did is undone if undo is set or if it
-// fails. after is called while its effects can be seen.
-func (p *pair) attempt(conn *pgconn.PgConn, sql string, undo bool, after func()) outcome {
+// is open, in a part of that. It is undone if undo is set or if it fails. The
+// state of the session is asked for, if at all, while the effects can be seen.
+func (p *pair) attempt(conn *pgconn.PgConn, sql string, undo bool, after *state) outcome {
 	begin, end, rollback := "BEGIN", "COMMIT", "ROLLBACK"
 	if conn.TxStatus() != 'I' {
 		begin, end, rollback = "SAVEPOINT oracle", "RELEASE oracle", "ROLLBACK TO oracle; RELEASE oracle"
@@ -297,7 +298,7 @@ func (p *pair) attempt(conn *pgconn.PgConn, sql string, undo bool, after func())
 	}
 	o := p.run(conn, sql)
 	if o.err == nil && after != nil {
-		after()
+		*after = p.state()
 	}
 	if undo || o.err != nil {
 		end = rollback
@@ -332,18 +333,17 @@ func (p *pair) judge(sql string) (verdict, error) {
 			return verdict{}, err
 		}
 	}
-	there := p.attempt(p.standby, sql, false, nil)
-
 	var after state
-	look := func() { after = p.state() }
-	var here outcome
+	var there, here outcome
 	if open {
+		there = p.attempt(p.standby, sql, false, nil)
 		// Its error must fail the transaction, as the file has it.
 		if here = p.run(p.primary, sql); here.err == nil {
-			look()
+			after = p.state()
 		}
 	} else {
-		here = p.attempt(p.primary, sql, false, look)
+		there = p.run(p.standby, sql)
+		here = p.attempt(p.primary, sql, false, &after)
 	}
 	before := p.known
 	if before != nil {

@@ -57,8 +57,6 @@ SELECT pg_create_physical_replication_slot('hard');
 --= effect
 SELECT pg_drop_replication_slot('hard');
 --= effect
-SELECT pg_backup_start('hard', true) IS NOT NULL;
---= effect
 SELECT lo_open(1, 131072) FROM t WHERE false;
 --= differs
 SELECT last_value FROM s;

@@ -51,7 +51,7 @@ SELECT nextval('s');
 CREATE VIEW view_of_sequence AS SELECT * FROM s;
 CREATE VIEW view_of_last AS SELECT last_value AS number FROM s;
 CREATE FUNCTION of_sequence() RETURNS bigint STABLE LANGUAGE sql AS 'SELECT last_value FROM s';
-CREATE TABLE not_a_sequence (last_value int, is_called boolean);
+CREATE TABLE not_a_sequence (log_cnt int, is_called boolean);
 INSERT INTO not_a_sequence VALUES (1, true);
 --= differs
 SELECT * FROM s;
@@ -66,7 +66,7 @@ SELECT number FROM view_of_last;
 --= differs
 SELECT of_sequence();
 --= read
-SELECT last_value, is_called FROM not_a_sequence;
+SELECT log_cnt, is_called FROM not_a_sequence;
 
 -- Foreign tables.
 CREATE EXTENSION file_fdw;
