@@ -3,6 +3,7 @@ package pgherd
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/pgherd/pgherd/internal/catalog"
 	"github.com/pgherd/pgherd/routing"
@@ -57,35 +58,40 @@ func (c *Connector) forgetNames() {
 	}
 }
 
-// readCatalog looks names up in the catalogue of the primary or, while that is
-// down, of a replica.
+// readCatalog looks names up in the catalogue of the primary or, where that
+// gives no connection, of a replica.
 func (c *Connector) readCatalog(ctx context.Context, n routing.Names) (*routing.Catalog, error) {
 	if err := c.prober.Load().Wait(ctx); err != nil {
 		return nil, err
 	}
-	s := c.catalogServer(c.view.Load())
-	if s == nil {
-		return nil, errNoCatalog
+	v := c.view.Load()
+	err := errNoCatalog
+	for _, s := range c.catalogServers(v) {
+		conn, connErr := s.catalog.Conn(ctx)
+		if connErr != nil {
+			err = connErr
+			continue
+		}
+		defer conn.Close()
+		return catalog.Read(ctx, conn, n, c.cfg.ReadOnlyFunctions)
 	}
-	conn, err := s.catalog.Conn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	return catalog.Read(ctx, conn, n, c.cfg.ReadOnlyFunctions)
+	return nil, err
 }
 
-func (c *Connector) catalogServer(v *routing.View) (replica *server) {
+// catalogServers returns the servers that may have the catalogue, the primary
+// first.
+func (c *Connector) catalogServers(v *routing.View) []*server {
+	var list []*server
 	for i, s := range c.servers {
 		switch {
 		case s.catalog == nil || !v.Servers[i].Up:
 		case i == v.Primary:
-			return s
+			list = slices.Insert(list, 0, s)
 		case v.Servers[i].Role == routing.Replica:
-			replica = s
+			list = append(list, s)
 		}
 	}
-	return replica
+	return list
 }
 
 var errNoCatalog = errors.New("pgherd: no server answers whose catalogue could be read")
