@@ -71,7 +71,7 @@ func (s *server) open(cfg *Config) {
 	s.asked.SetMaxOpenConns(1)
 	s.catalog = stdlib.OpenDB(*s.config)
 	s.catalog.SetMaxOpenConns(1)
-	s.catalog.SetConnMaxIdleTime(catalogIdleTime)
+	s.catalog.SetConnMaxLifetime(catalogLifetime)
 
 	pooled := s.config.Copy()
 	dial := pooled.DialFunc
@@ -94,9 +94,9 @@ func (s *server) open(cfg *Config) {
 	s.db.SetConnMaxIdleTime(cfg.PoolMaxConnIdleTime)
 }
 
-// catalogIdleTime is longer than the time between two readings, of which many
-// in a row are of nothing new.
-const catalogIdleTime = time.Minute
+// catalogLifetime bounds how long the catalogue is read under settings, such as
+// a role's search_path, that new connections do not have any more.
+const catalogLifetime = time.Minute
 
 // maxIdle is more than anybody's pool_max_conns, which bounds it.
 const maxIdle = 1 << 20

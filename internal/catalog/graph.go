@@ -309,8 +309,10 @@ func (g *graph) procMeaning(o object) routing.Meaning {
 		path = g.pathIndex(*p.path)
 	}
 	switch {
-	case isBuiltin(p.oid):
+	case isBuiltin(p.oid) && p.schema == "pg_catalog":
 		return routing.FunctionMeaning(p.name)
+	case isBuiltin(p.oid): // of information_schema
+		return g.declared(p)
 	case g.isReadOnly(p):
 		return routing.Harmless
 	}
@@ -463,8 +465,8 @@ func (n scope) Function(name string) ([]routing.Overload, bool) {
 	}
 	overloads := []routing.Overload{}
 	for _, p := range list {
-		if isBuiltin(p.oid) {
-			continue
+		if isBuiltin(p.oid) && p.schema == "pg_catalog" {
+			continue // known by its name
 		}
 		o := routing.Overload{Meaning: n.of(procs, p.oid, n.path), MinArgs: p.minArgs, MaxArgs: p.maxArgs}
 		// What it is given is looked up under the path of the caller.
