@@ -92,10 +92,9 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	if ended(ctx) != nil {
 		return giveUp // a caller's end is no evidence against a server
 	}
-	harmless := k.op != opExec && k.op != opQuery || k.st.Class == routing.Read
-	if role == routing.Primary && k.st.Reason == routing.ReasonUnresolved {
-		harmless = false // it may be of a view that writes
-	}
+	// A read of names that nobody knows yet may be of a view that writes.
+	harmless := k.op != opExec && k.op != opQuery ||
+		k.st.Class == routing.Read && (k.st.Reason != routing.ReasonUnresolved || role != routing.Primary)
 	sent := k.l.conn != nil
 	switch {
 	case errors.Is(err, driver.ErrBadConn):

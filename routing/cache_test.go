@@ -170,6 +170,22 @@ func TestCacheConcurrent(t *testing.T) {
 	wg.Wait()
 }
 
+// TestCacheLearnsWhileClassifying has a text classified for the first time while
+// one like it is learned, whichever comes first.
+func TestCacheLearnsWhileClassifying(t *testing.T) {
+	c := NewCache(64)
+	for i := range 3000 {
+		text := fmt.Sprintf("SELECT * FROM v%d WHERE id IN (1%s)", i, strings.Repeat(", 2", i%50))
+		var wg sync.WaitGroup
+		wg.Go(func() { c.Classify(text) })
+		wg.Go(func() { c.Learn(fmt.Sprintf("SELECT * FROM v%d WHERE id IN ($1)", i)) })
+		wg.Wait()
+		if got := c.Classify(text); got.Class == Read {
+			t.Fatalf("%s is a read, although one like it was refused", text)
+		}
+	}
+}
+
 func TestCacheHitAllocates(t *testing.T) {
 	c := NewCache(64)
 	c.Classify(benchStatement)
