@@ -40,6 +40,10 @@ type call struct {
 	opts     driver.TxOptions    // opBegin
 	readOnly bool                // opBegin of a transaction that may run on a standby
 
+	// onlyStandby is set where the primary may have run k: once more would be
+	// twice, but for a standby, which has no effect to repeat.
+	onlyStandby bool
+
 	l      lease // the connection it ran on; zero if there was none, or nothing was sent on it
 	rows   driver.Rows
 	result driver.Result
@@ -143,6 +147,7 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 			if k.op == opExec || k.op == opQuery {
 				cn.noteWrite(k.st, &k.l)
 			}
+			k.onlyStandby = k.onlyStandby || next == elsewhere && k.mayWrite(v.Servers[d.Server].Role)
 			cn.settle(&k.l)
 			if cn.holds() {
 				return err // the text left a transaction open before it failed
@@ -153,6 +158,9 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 		}
 		switch next {
 		case giveUp:
+			if k.onlyStandby {
+				err = firstErr // what became of k on the primary is what matters
+			}
 			return callerError(ctx, err)
 		case again:
 			if retries++; retries < maxRetries {
@@ -244,6 +252,11 @@ func (cn *Conn) attempt(ctx context.Context, k *call, server int) error {
 		k.l.discard()
 		k.l = lease{}
 		return err
+	}
+	if k.onlyStandby && k.l.pg != nil && !k.l.onStandby() {
+		k.l.release() // it was promoted meanwhile
+		k.l = lease{}
+		return errPromoted
 	}
 	if k.l.pg != nil && k.l.pg == cn.left {
 		cn.pinned = true

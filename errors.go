@@ -28,6 +28,10 @@ var ErrLockOnReplica = errors.New("pgherd: the transaction runs on a replica, wh
 // connection that it is a standby. Nothing was sent.
 var errDemoted = errors.New("pgherd: the server is a standby now")
 
+// errPromoted marks a server that was taken for a standby and is none. Nothing
+// was sent.
+var errPromoted = errors.New("pgherd: the server is no standby any more")
+
 // A RouteError says that no server could be chosen for a statement. Its
 // causes, the last errors of the servers, are reached by [errors.As].
 type RouteError struct {
@@ -92,9 +96,8 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	if ended(ctx) != nil {
 		return giveUp // a caller's end is no evidence against a server
 	}
-	// A read of names that nobody knows yet may be of a view that writes.
-	harmless := k.op != opExec && k.op != opQuery ||
-		k.st.Class == routing.Read && (k.st.Reason != routing.ReasonUnresolved || role != routing.Primary)
+	harmless := k.op != opExec && k.op != opQuery || k.st.Class == routing.Read
+	once := k.mayWrite(role)
 	sent := k.l.conn != nil
 	switch {
 	case errors.Is(err, driver.ErrBadConn):
@@ -108,12 +111,15 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	if sent && errors.As(err, &pgErr) {
 		switch {
 		case role == routing.Replica && (refusedByStandby(pgErr) || isUnknownToReplica(err)):
+			if k.onlyStandby {
+				return giveUp
+			}
 			return onPrimary
 		case isStalePlan(err) && (harmless || k.isOneCommand()):
 			return again
 		case !harmless:
 			return giveUp
-		case isShutdown(pgErr) && role == routing.Primary:
+		case isShutdown(pgErr) && role == routing.Primary && !once:
 			return again // one backend may have been terminated; the next one tells
 		case isShutdown(pgErr) || isOverloaded(pgErr) || role == routing.Replica && isRecoveryConflict(pgErr):
 			return elsewhere
@@ -127,10 +133,17 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 		return stalePrimary
 	case !harmless || !brokeConnection(&k.l, err):
 		return giveUp
-	case role == routing.Primary:
+	case role == routing.Primary && !once:
 		return again // a connection broke under it; the next one tells whether the server did
 	}
 	return elsewhere
+}
+
+// mayWrite reports whether k, although it is called a read, may have an effect
+// on a server in this role: what it names is not known yet, and may be a view
+// that writes.
+func (k *call) mayWrite(role routing.Role) bool {
+	return role == routing.Primary && k.st.Reason == routing.ReasonUnresolved && (k.op == opExec || k.op == opQuery)
 }
 
 // isEvidence reports whether err says that the server does not work, as

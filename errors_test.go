@@ -2,6 +2,8 @@ package pgherd
 
 import (
 	"database/sql"
+	"database/sql/driver"
+	"io"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -10,21 +12,34 @@ import (
 )
 
 // A read of names that nobody knows yet may be of a view that writes: the
-// primary gets it once. A standby cannot have run it with any effect.
+// primary gets it once. A standby may be asked, as long as its answer does not
+// lead back.
 func TestUnresolvedIsNotRepeated(t *testing.T) {
 	stopping := &pgconn.PgError{Code: "57P01", Message: "terminating connection due to administrator command"}
+	refused := &pgconn.PgError{Code: "25006"}
 	for _, tt := range []struct {
-		reason routing.Reason
-		role   routing.Role
-		want   verdict
+		reason      routing.Reason
+		role        routing.Role
+		onlyStandby bool
+		err         error
+		want        verdict
 	}{
-		{routing.ReasonRead, routing.Primary, again},
-		{routing.ReasonUnresolved, routing.Primary, giveUp},
-		{routing.ReasonUnresolved, routing.Replica, elsewhere},
+		{routing.ReasonRead, routing.Primary, false, stopping, again},
+		{routing.ReasonRead, routing.Primary, false, io.ErrUnexpectedEOF, again},
+		{routing.ReasonUnresolved, routing.Primary, false, stopping, elsewhere},
+		{routing.ReasonUnresolved, routing.Primary, false, io.ErrUnexpectedEOF, elsewhere},
+		{routing.ReasonUnresolved, routing.Primary, false, driver.ErrBadConn, again}, // it was not sent
+		{routing.ReasonUnresolved, routing.Replica, true, stopping, elsewhere},
+		{routing.ReasonUnresolved, routing.Replica, true, refused, giveUp},
+		{routing.ReasonUnresolved, routing.Replica, true, &pgconn.PgError{Code: "42P01"}, giveUp},
+		{routing.ReasonUnresolved, routing.Replica, false, refused, onPrimary},
 	} {
-		k := &call{op: opQuery, st: &routing.Statement{Class: routing.Read, Reason: tt.reason}, l: lease{conn: new(sql.Conn)}}
-		if got := judge(t.Context(), k, tt.role, stopping); got != tt.want {
-			t.Errorf("%v on the %v: %d, want %d", tt.reason, tt.role, got, tt.want)
+		k := &call{
+			op: opQuery, onlyStandby: tt.onlyStandby, l: lease{conn: new(sql.Conn)},
+			st: &routing.Statement{Class: routing.Read, Reason: tt.reason},
+		}
+		if got := judge(t.Context(), k, tt.role, tt.err); got != tt.want {
+			t.Errorf("%v on the %v, %v: %d, want %d", tt.reason, tt.role, tt.err, got, tt.want)
 		}
 	}
 }
