@@ -139,7 +139,8 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 			}
 			return nil
 		}
-		next := judge(ctx, k, v.Servers[d.Server].Role, err)
+		role := v.Servers[d.Server].Role
+		next := judge(ctx, k, role, err)
 		if ended(ctx) == nil && isEvidence(&k.l, err) {
 			c.suspect(d.Server)
 		}
@@ -147,10 +148,16 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 			if k.op == opExec || k.op == opQuery {
 				cn.noteWrite(k.st, &k.l)
 			}
-			k.onlyStandby = k.onlyStandby || next == elsewhere && k.mayWrite(v.Servers[d.Server].Role)
 			cn.settle(&k.l)
 			if cn.holds() {
 				return err // the text left a transaction open before it failed
+			}
+			if next == elsewhere && k.mayHaveEffect(role) {
+				if c.resolve(ctx, k) {
+					next = judge(ctx, k, role, err)
+				} else {
+					k.onlyStandby = true
+				}
 			}
 		}
 		if firstErr == nil || errors.Is(firstErr, driver.ErrBadConn) {

@@ -44,6 +44,22 @@ func (c *Connector) ReadCatalog(ctx context.Context, texts ...string) error {
 	return nil
 }
 
+// resolve finds out what the names of k stand for, and makes k the statement
+// that it is with them. It reports whether they are known now.
+func (c *Connector) resolve(ctx context.Context, k *call) bool {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.LagCheckTimeout)
+	defer cancel()
+	if c.ReadCatalog(ctx, k.sql) != nil {
+		return false
+	}
+	st := c.classify(k.sql)
+	if st.Reason == routing.ReasonUnresolved {
+		return false
+	}
+	k.st = st
+	return true
+}
+
 // wantNames is told of names that statements use and that are not known.
 func (c *Connector) wantNames(n routing.Names) {
 	if k := c.names.Load(); k != nil {

@@ -67,9 +67,10 @@
 // Writes. A statement that may write runs on the primary only, and never twice:
 // it is sent again only where not a byte of it was sent before, or where the
 // server said that it did nothing. A write whose outcome is unknown, because
-// the connection broke under it, is an error to the caller. So is a read of
-// names that are not known yet, unless a standby can answer it, which can repeat
-// no effect. (TestWriteIsNeverRepeated, TestUnresolvedRunsOnce)
+// the connection broke under it, is an error to the caller. A read of
+// names that were not known yet may have been one: it is sent again once the
+// catalogue says that it was not, or to a standby, which can repeat no effect.
+// (TestWriteIsNeverRepeated, TestUnresolvedRunsOnce)
 //
 // Misroutes. What a standby refuses, and what it says does not exist, is asked
 // of the primary, once, outside a transaction and before any row was delivered;

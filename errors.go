@@ -97,7 +97,7 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 		return giveUp // a caller's end is no evidence against a server
 	}
 	harmless := k.op != opExec && k.op != opQuery || k.st.Class == routing.Read
-	once := k.mayWrite(role)
+	once := k.mayHaveEffect(role)
 	sent := k.l.conn != nil
 	switch {
 	case errors.Is(err, driver.ErrBadConn):
@@ -139,10 +139,10 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	return elsewhere
 }
 
-// mayWrite reports whether k, although it is called a read, may have an effect
+// mayHaveEffect reports whether k, although it is called a read, may have an effect
 // on a server in this role: what it names is not known yet, and may be a view
 // that writes.
-func (k *call) mayWrite(role routing.Role) bool {
+func (k *call) mayHaveEffect(role routing.Role) bool {
 	return role == routing.Primary && k.st.Reason == routing.ReasonUnresolved && (k.op == opExec || k.op == opQuery)
 }
 
