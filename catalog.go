@@ -49,6 +49,8 @@ func (c *Connector) ReadCatalog(ctx context.Context, texts ...string) error {
 func (c *Connector) resolve(ctx context.Context, k *call) bool {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.LagCheckTimeout)
 	defer cancel()
+	// What made the question necessary may have put the primary under suspicion.
+	c.await(ctx, func(v *routing.View) bool { return len(c.catalogServers(v)) > 0 })
 	if c.ReadCatalog(ctx, k.sql) != nil {
 		return false
 	}

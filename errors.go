@@ -119,7 +119,7 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 			return again
 		case !harmless:
 			return giveUp
-		case isShutdown(pgErr) && role == routing.Primary && !once:
+		case isShutdown(pgErr) && (role == routing.Primary && !once || k.onlyStandby):
 			return again // one backend may have been terminated; the next one tells
 		case isShutdown(pgErr) || isOverloaded(pgErr) || role == routing.Replica && isRecoveryConflict(pgErr):
 			return elsewhere
@@ -139,9 +139,9 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	return elsewhere
 }
 
-// mayHaveEffect reports whether k, although it is called a read, may have an effect
-// on a server in this role: what it names is not known yet, and may be a view
-// that writes.
+// mayHaveEffect reports whether k, although it is called a read, may have an
+// effect on a server in this role: what it names is not known yet, and may be a
+// view that writes.
 func (k *call) mayHaveEffect(role routing.Role) bool {
 	return role == routing.Primary && k.st.Reason == routing.ReasonUnresolved && (k.op == opExec || k.op == opQuery)
 }

@@ -29,7 +29,8 @@ func TestUnresolvedIsNotRepeated(t *testing.T) {
 		{routing.ReasonUnresolved, routing.Primary, false, stopping, elsewhere},
 		{routing.ReasonUnresolved, routing.Primary, false, io.ErrUnexpectedEOF, elsewhere},
 		{routing.ReasonUnresolved, routing.Primary, false, driver.ErrBadConn, again}, // it was not sent
-		{routing.ReasonUnresolved, routing.Replica, true, stopping, elsewhere},
+		{routing.ReasonUnresolved, routing.Replica, false, stopping, elsewhere},
+		{routing.ReasonUnresolved, routing.Replica, true, stopping, again}, // there may be no other
 		{routing.ReasonUnresolved, routing.Replica, true, refused, giveUp},
 		{routing.ReasonUnresolved, routing.Replica, true, &pgconn.PgError{Code: "42P01"}, giveUp},
 		{routing.ReasonUnresolved, routing.Replica, false, refused, onPrimary},
