@@ -23,9 +23,12 @@ func silentStatements(t *testing.T) (statements []string) {
 		t.Fatal(err)
 	}
 	for c := range strings.SplitSeq(string(text), "\n\n") {
-		sql, _, ok := strings.Cut(c, "\n----\n")
+		sql, answer, ok := strings.Cut(c, "\n----\n")
 		for strings.HasPrefix(sql, "# ") {
 			_, sql, _ = strings.Cut(sql, "\n")
+		}
+		if strings.HasPrefix(answer, "read") {
+			t.Errorf("%s: a read is not for this file", sql)
 		}
 		if ok {
 			statements = append(statements, strings.TrimSpace(sql))
