@@ -80,6 +80,36 @@ func TestContradictions(t *testing.T) {
 	}
 }
 
+// TestNature has what is seen of a function, and what it is then taken for.
+func TestNature(t *testing.T) {
+	for _, c := range []struct {
+		volatile string
+		seen     []string
+		want     string
+	}{
+		{"i", []string{seenSame}, natureHarmless},
+		{"s", []string{seenFails}, natureHarmless},
+		{"s", []string{seenVaries, seenSame}, natureWrites},
+		{"s", []string{seenDiffers, seenSame}, natureServer},
+		{"s", []string{seenRefused + "25006", seenXID}, natureWrites},
+		{"v", []string{seenSame}, natureWrites},
+		{"v", []string{seenUncallable}, natureWrites},
+		{"v", []string{seenRefused + "55000"}, natureServer},
+		{"v", []string{seenLock, seenSame}, natureLocks},
+		{"v", []string{seenLock, seenLock + kept, seenSame}, natureLocksSession},
+		{"v", []string{seenSetting, seenSetting + kept, seenSame}, natureLeavesState},
+		{"v", []string{seenSetting, seenSame}, natureReadsState},
+		{"v", []string{seenSnapshot, seenVaries}, natureServer},
+		{"v", []string{seenSlot, seenSame}, natureServer},
+	} {
+		e := entry{volatile: c.volatile}
+		e.add(c.seen)
+		if got := e.nature(); got != c.want {
+			t.Errorf("volatility %s, %v: %s, want %s", c.volatile, c.seen, got, c.want)
+		}
+	}
+}
+
 // TestMeasure holds the file of the installed version to what that version
 // does. It compares what functions and relations are taken for, since chance
 // decides on some of what is seen: statistics, sizes, positions in the log.
