@@ -229,6 +229,14 @@ func (s *findings) raise(class Class, reason Reason) {
 	s.ddl = s.ddl || class == Unclassified
 }
 
+// does is raise for what a statement does to rows and tables, unless it is only
+// planned.
+func (s *scanner) does(class Class, reason Reason) {
+	if !s.plans {
+		s.raise(class, reason)
+	}
+}
+
 // pin notes that the text leaves something in the session.
 func (s *findings) pin() { s.verdict.pins, s.base.pins = true, true }
 
@@ -378,16 +386,16 @@ func (s *scanner) pinsOf(toks []token) {
 	}
 }
 
-// explain reads what follows EXPLAIN. Without ANALYZE, a statement is planned
-// and not run; the planner still calls functions that are declared immutable,
-// and refuses unlogged tables on a standby. Therefore EXPLAIN is a read where
-// its statement is one, whatever its options.
+// explain reads what follows EXPLAIN.
 func (s *scanner) explain(toks []token) {
+	analyze := false
 	if len(toks) > 0 && toks[0].kind == tokOpen && !startsQuery(toks) {
-		toks = toks[closing(toks, 0):]
-		toks = toks[min(1, len(toks)):]
+		n := closing(toks, 0)
+		analyze = s.analyzes(toks[1:max(n, 1)])
+		toks = toks[min(n+1, len(toks)):]
 	}
 	for len(toks) > 0 && (toks[0].word == kwAnalyze || toks[0].word == kwVerbose) {
+		analyze = analyze || toks[0].word == kwAnalyze
 		toks = toks[1:]
 	}
 	if len(toks) == 0 || toks[0].word == kwExplain {
@@ -396,8 +404,59 @@ func (s *scanner) explain(toks []token) {
 	}
 	v, base := s.verdict, s.base
 	s.verdict, s.base = harmlessVerdict, harmlessVerdict
-	s.statement(toks)
+	if planned, ok := s.planned(toks); ok && !analyze {
+		s.plans = true
+		s.scan(planned)
+		s.plans = false
+	} else {
+		s.statement(toks)
+	}
 	s.verdict, s.base = v.plus(s.verdict.explained()), base.plus(s.base.explained())
+}
+
+// analyzes reports whether options of EXPLAIN, between parentheses, have it run
+// its statement: of several ANALYZE, the last decides.
+func (s *scanner) analyzes(options []token) (on bool) {
+	for _, option := range splitList(options) {
+		if len(option) == 0 {
+			continue
+		}
+		if name, ok := identifier(s.sql, option[0]); option[0].word != kwAnalyze && (!ok || name != "analyze") {
+			continue
+		}
+		value := option[1:]
+		on = true
+		if len(value) == 1 {
+			switch strings.ToLower(strings.Trim(s.sql[value[0].start:value[0].end], `'"`)) {
+			case "off", "false", "0":
+				on = false
+			}
+		}
+	}
+	return on
+}
+
+// planned returns what EXPLAIN without ANALYZE plans, and does not run, of toks.
+// The planner still calls functions that are declared immutable, and refuses
+// unlogged tables on a standby, so that names count as in a query.
+func (s *scanner) planned(toks []token) (query []token, ok bool) {
+	before := kwNone
+	switch k := toks[0].word; {
+	case startsQuery(toks), dataModifying(k):
+		return toks, true
+	case k == kwCreate:
+		before = kwAs
+	case k == kwDeclare:
+		before = kwFor
+	default:
+		return nil, false
+	}
+	for i, t := range toks {
+		if t.word == before && startsQuery(toks[i+1:]) {
+			return toks[i+1:], true
+		}
+	}
+	return nil, false
 }
 
 // explained is what EXPLAIN makes of the verdict on its statement.

@@ -24,7 +24,9 @@ type scanner struct {
 	wasOperand bool  // operand, one token earlier
 	next       paren // what the next token opens, if it is a parenthesis
 	callee     int32 // 1 + the index in functions of the one whose arguments the next token opens
+	ahead      int   // how many tokens may still be read ahead
 	writes     bool  // a data-modifying keyword was met
+	plans      bool  // the statement is not run: see scanner.planned
 	plpgsql    bool  // INTO names variables
 }
 
@@ -80,7 +82,7 @@ type frame struct {
 	arg    int32 // the first token of the argument
 	args   int32 // those before it; -1 if the list is not just expressions
 	kinds  [4]argKind
-	first  [4]int32 // the first tokens of these arguments
+	texts  [4]int32 // 1 + the tokens of those that are texts
 }
 
 // A paren says what a parenthesis is, where the clause does not tell.
@@ -152,6 +154,7 @@ func (s *scanner) scan(toks []token) {
 	s.ctes = s.ctes[:0]
 	s.prev, s.operand, s.wasOperand, s.writes = token{}, false, false, false
 	s.next, s.callee = parenAuto, 0
+	s.ahead = 4 * len(toks)
 	for i := 0; i < len(toks); {
 		t := toks[i]
 		was, next, callee := s.operand, s.next, s.callee
@@ -239,7 +242,7 @@ func (s *scanner) close(toks []token, i int) {
 	if p := s.top(); p.clause == inWith && p.cte > 0 && f.clause != inColumns {
 		// The query of a WITH item ends; those that follow may use it.
 		if !p.recursive {
-			s.defineCTE(p)
+			s.defineCTE(token{kind: p.cteKind, escape: p.cteEscape, start: p.cte - 1, end: p.cteEnd})
 		}
 		p.cte = 0
 	}
@@ -268,8 +271,11 @@ func (f *frame) endArg(sql string, toks []token, i int) {
 		return
 	}
 	if int(f.args) < len(f.kinds) {
-		f.kinds[f.args] = kindOf(sql, toks[f.arg:i])
-		f.first[f.args] = f.arg
+		arg := toks[f.arg:i]
+		f.kinds[f.args] = kindOf(sql, arg)
+		if f.kinds[f.args] == argString || len(arg) == 3 && kindOf(sql, arg[:1]) == argString && arg[1].kind == tokCast && wordIs(sql, arg[2], "text") {
+			f.texts[f.args] = f.arg + 1
+		}
 	}
 	f.args++
 	f.arg = int32(i + 1)
@@ -287,9 +293,9 @@ func (s *scanner) endCall(f *frame, toks []token, i int) {
 	c := call{name: s.functions.list[f.callee-1], args: int(f.args)}
 	if f.args >= 0 {
 		c.kinds = f.kinds
-		for j, k := range c.kinds {
-			if k == argString {
-				t := toks[f.first[j]]
+		for j, n := range f.texts {
+			if n > 0 {
+				t := toks[n-1]
 				c.texts[j] = s.sql[t.start:t.end]
 			}
 		}
@@ -393,14 +399,45 @@ func localConfig(sql string, toks []token) bool {
 	return toks[n-2].kind == tokComma
 }
 
-func (s *scanner) defineCTE(f *frame) {
+func (s *scanner) defineCTE(t token) {
 	if len(s.ctes) >= maxCTEs {
 		s.raise(Unclassified, ReasonUnclassified)
 		return
 	}
-	t := token{kind: f.cteKind, escape: f.cteEscape, start: f.cte - 1, end: f.cteEnd}
 	if name, ok := identifier(s.sql, t); ok {
 		s.ctes = append(s.ctes, name)
+	}
+}
+
+// defineItems defines the names of WITH RECURSIVE, whose queries may use those
+// that follow. Nested lists are read again and again, and not any more when that
+// would take long: what such a query reads is then a table, for all we know.
+func (s *scanner) defineItems(toks []token) {
+	depth, begins := 0, true
+	for i, t := range toks {
+		if s.ahead--; s.ahead < 0 {
+			return
+		}
+		switch t.kind {
+		case tokOpen:
+			depth++
+		case tokClose:
+			if depth--; depth < 0 {
+				return
+			}
+		case tokComma:
+			begins = depth == 0
+			continue
+		case tokWord, tokQuoted, tokUQuoted:
+			switch {
+			case depth > 0:
+			case begins && definesName(toks[i:]):
+				s.defineCTE(t)
+			case t.word == kwSelect:
+				return
+			}
+		}
+		begins = false
 	}
 }
 
@@ -559,6 +596,7 @@ func (s *scanner) word(toks []token, i int) int {
 	case kwRecursive:
 		if f.clause == inWith && s.prev.word == kwWith {
 			f.recursive = true
+			s.defineItems(toks[i+1:])
 			return 1
 		}
 	case kwMaterialized:
@@ -575,7 +613,7 @@ func (s *scanner) word(toks []token, i int) int {
 		return s.into(toks, i)
 	case kwInsert, kwMerge, kwDelete, kwUpdate:
 		if s.modifies(k, next) {
-			s.raise(Write, ReasonWrite)
+			s.does(Write, ReasonWrite)
 			s.writes = true
 			f.clause, f.expect, s.operand = inQuery, k == kwUpdate, false
 			if k == kwUpdate {
@@ -791,7 +829,7 @@ func (s *scanner) locking(toks []token, i int) {
 		return
 	}
 	s.endFrom(s.top())
-	s.raise(Write, ReasonLockingRead)
+	s.does(Write, ReasonLockingRead)
 }
 
 // into reads INTO, of INSERT, MERGE, or SELECT INTO. The word is reserved: it
@@ -802,7 +840,7 @@ func (s *scanner) into(toks []token, i int) int {
 		f.clause, f.expect, s.operand = inQuery, false, false
 		return 1
 	}
-	s.raise(Write, ReasonWrite)
+	s.does(Write, ReasonWrite)
 	operand := s.operand // INSERT may be a label before INTO
 	s.operand = false
 	j := i + 1
@@ -823,11 +861,11 @@ func (s *scanner) into(toks []token, i int) int {
 		schema, ok := identifier(s.sql, toks[last-2])
 		temp = temp || ok && tempSchema(schema)
 	}
-	if temp {
+	if temp && !s.plans {
 		s.pin()
 	}
 	if creates {
-		s.ddl = s.ddl || !temp
+		s.ddl = s.ddl || !temp && !s.plans
 	} else if _, ok := identifier(s.sql, toks[last]); ok {
 		s.relations.add(s.dotted(chain))
 	}
@@ -990,9 +1028,6 @@ func (s *scanner) name(toks []token, i int) int {
 		f.expect = false
 		t := chain[n-1]
 		f.cte, f.cteEnd, f.cteKind, f.cteEscape = t.start+1, t.end, t.kind, t.escape
-		if f.recursive {
-			s.defineCTE(f)
-		}
 		s.next = parenColumns
 		return n
 	case f.clause == inFrom && f.expect:
