@@ -27,7 +27,11 @@ func Classify(sql string) *Statement {
 	var hint Role
 	s.toks, hint = lex(sql, s.toks[:0])
 	s.begin()
-	s.statements(s.toks)
+	if s.ambiguous() {
+		hint = s.bothReadings()
+	} else {
+		s.statements(s.toks)
+	}
 	s.readNested()
 	st := s.result(hint)
 	s.forget()
@@ -50,6 +54,38 @@ func (s *scanner) forget() {
 	clear(s.ctes[:cap(s.ctes)])
 	s.findings.reset()
 }
+
+// ambiguous reports whether the text depends on standard_conforming_strings.
+func (s *scanner) ambiguous() bool {
+	if strings.IndexByte(s.sql, '\\') < 0 {
+		return false
+	}
+	i := slices.IndexFunc(s.toks, token.bad)
+	return i >= 0 && strings.IndexByte("'nN", s.sql[s.toks[i].start]) >= 0
+}
+
+// bothReadings reads a text whose strings depend on standard_conforming_strings,
+// as it is with the setting on and with it off. A reading that is no SQL does
+// nothing but fail, on any server, and does not count.
+func (s *scanner) bothReadings() (hint Role) {
+	valid := false
+	for _, plain := range [...]stringMode{rawString, escapeString} {
+		var h Role
+		s.toks, h = lexAs(s.sql, s.toks[:0], plain)
+		if slices.ContainsFunc(s.toks, token.bad) {
+			continue
+		}
+		valid = true
+		hint = stronger(hint, h)
+		s.statements(s.toks)
+	}
+	if !valid {
+		s.raise(Unclassified, ReasonUnclassified)
+	}
+	return hint
+}
+
+func (t token) bad() bool { return t.kind == tokBad }
 
 // begin prepares s for the text that it has.
 func (s *scanner) begin() {

