@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -138,7 +137,7 @@ func viewQueries(t *testing.T, herd *pgherdtest.Herd, db *pgherdtest.Database) s
 // client is a command of PostgreSQL's.
 func client(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
-	path, err := exec.LookPath(filepath.Join(cmp.Or(os.Getenv("PGHERD_TEST_PGBIN"), ""), name))
+	path, err := exec.LookPath(filepath.Join(os.Getenv("PGHERD_TEST_PGBIN"), name))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -166,19 +166,16 @@ type pair struct {
 }
 
 // openPair connects to a database on both servers.
-func openPair(ctx context.Context, primary, standby *pgconn.Config) (*pair, error) {
+func openPair(ctx context.Context, configs [2]*pgconn.Config) (*pair, error) {
 	p := &pair{ctx: ctx, ahead: true}
-	var err error
-	for _, c := range []struct {
-		conn   **pgconn.PgConn
-		config *pgconn.Config
-	}{{&p.position, primary}, {&p.replay, standby}} {
-		if *c.conn, err = pgconn.ConnectConfig(ctx, c.config); err != nil {
+	for i, conn := range []**pgconn.PgConn{&p.position, &p.replay} {
+		var err error
+		if *conn, err = pgconn.ConnectConfig(ctx, configs[i]); err != nil {
 			p.close()
 			return nil, err
 		}
 	}
-	if err := p.reconnect(primary, standby); err != nil {
+	if err := p.reconnect(configs); err != nil {
 		p.close()
 		return nil, err
 	}
@@ -186,7 +183,7 @@ func openPair(ctx context.Context, primary, standby *pgconn.Config) (*pair, erro
 }
 
 // reconnect replaces both sessions by new ones.
-func (p *pair) reconnect(primary, standby *pgconn.Config) error {
+func (p *pair) reconnect(configs [2]*pgconn.Config) error {
 	for _, c := range []*pgconn.PgConn{p.primary, p.standby} {
 		if c != nil {
 			c.Close(p.ctx)
@@ -197,10 +194,10 @@ func (p *pair) reconnect(primary, standby *pgconn.Config) error {
 	if err = p.catchUp(); err != nil {
 		return err
 	}
-	if p.primary, err = pgconn.ConnectConfig(p.ctx, primary); err != nil {
+	if p.primary, err = pgconn.ConnectConfig(p.ctx, configs[0]); err != nil {
 		return err
 	}
-	p.standby, err = pgconn.ConnectConfig(p.ctx, standby)
+	p.standby, err = pgconn.ConnectConfig(p.ctx, configs[1])
 	return err
 }
 

@@ -1,0 +1,142 @@
+package integration
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pgherd/pgherd/pgherdtest"
+)
+
+// regressCorpus returns the directory of PostgreSQL's regression tests.
+func regressCorpus(t *testing.T) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "../scripts/regress-corpus")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	switch {
+	case err != nil && os.Getenv("CI") == "" && os.Getenv("PGHERD_TEST_REQUIRE") != "1":
+		t.Skipf("PostgreSQL's regression tests cannot be had: %v\n%s", err, stderr.String())
+	case err != nil:
+		t.Fatalf("PostgreSQL's regression tests cannot be had: %v\n%s", err, stderr.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// corpusVersion is the version of PostgreSQL that the corpus is from.
+func corpusVersion(t *testing.T, corpus string) string {
+	t.Helper()
+	version, err := os.ReadFile(filepath.Join(corpus, "version"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(version))
+}
+
+// A source is a file of SQL for psql.
+type source struct {
+	name, text string
+}
+
+// A chain is sources that run in one database, one after the other.
+type chain struct {
+	name    string
+	dir     string // has the data that the sources load
+	sources []source
+	first   int // so many sources are always run: others rely on them
+
+	// then returns more sources, which are known when these have run; or nil.
+	then func(*testing.T, *pgherdtest.Herd, *pgherdtest.Database) []source
+}
+
+// leftOut are sources that are not run, and why.
+var leftOut = map[string]string{
+	"contrib/basic_archive/basic_archive": "waits for an archiver that does not run",
+}
+
+// chains returns what there is to ask about.
+func chains(t *testing.T, corpus string) []chain {
+	t.Helper()
+	regress := chain{name: "regress", dir: filepath.Join(corpus, "src/test/regress"), first: 1, then: clientSources}
+	schedule, err := os.ReadFile(filepath.Join(regress.dir, "parallel_schedule"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(schedule)) {
+		names, ok := strings.CutPrefix(line, "test:")
+		if !ok {
+			continue
+		}
+		for _, name := range strings.Fields(names) {
+			regress.add(t, "regress/"+name, filepath.Join(regress.dir, "sql", name+".sql"))
+		}
+	}
+	hard := directory(t, "hard", "testdata/oracle/hard", "*.sql")
+	hard.first = 1
+	all := []chain{hard, regress}
+	modules, err := filepath.Glob(filepath.Join(corpus, "contrib/*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range append(modules, filepath.Join(corpus, "src/pl/plpgsql/src")) {
+		all = append(all, directory(t, strings.TrimPrefix(dir, corpus+"/"), dir, "sql/*.sql"))
+	}
+	return all
+}
+
+// directory makes a chain of the files in dir that match a pattern.
+func directory(t *testing.T, name, dir, pattern string) chain {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := chain{name: name, dir: dir}
+	for _, file := range files {
+		c.add(t, name+"/"+strings.TrimSuffix(filepath.Base(file), ".sql"), file)
+	}
+	return c
+}
+
+// add adds a file to the chain, if it exists: some regression tests are made by
+// the build.
+func (c *chain) add(t *testing.T, name, file string) {
+	t.Helper()
+	if leftOut[name] != "" {
+		return
+	}
+	text, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	c.sources = append(c.sources, source{name, string(text)})
+}
+
+// excluded returns why the truth of a statement is not to be believed, or
+// nothing.
+func excluded(source, sql string) string {
+	i := slices.IndexFunc(exclusions, func(e exclusion) bool {
+		return e.source == source && e.sql.MatchString(sql)
+	})
+	if i < 0 {
+		return ""
+	}
+	return exclusions[i].why
+}
+
+// An exclusion is of statements in one source.
+type exclusion struct {
+	source string
+	sql    *regexp.Regexp
+	why    string
+}
+
+var exclusions = []exclusion{}
