@@ -98,14 +98,15 @@ func (r *reading) reconnect(user string) {
 func (r *reading) active(pc piece) bool {
 	n := len(r.conditions)
 	yes := slices.Contains([]string{"1", "t", "true", "on", "yes"}, strings.ToLower(r.script.expand(pc.args)))
-	switch pc.command {
-	case "if":
+	switch {
+	case pc.command == "if":
 		r.conditions = append(r.conditions, yes)
-	case "elif":
+	case n == 0: // psql complains
+	case pc.command == "elif":
 		r.conditions[n-1] = !r.conditions[n-1] && yes
-	case "else":
+	case pc.command == "else":
 		r.conditions[n-1] = !r.conditions[n-1]
-	case "endif":
+	case pc.command == "endif":
 		r.conditions = r.conditions[:n-1]
 	}
 	return !slices.Contains(r.conditions, false)
