@@ -697,3 +697,28 @@ func TestUnresolvedRunsOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestSerializableIsThePrimarys: a standby refuses serializable transactions, so
+// that it could answer nothing where that is the default.
+func TestSerializableIsThePrimarys(t *testing.T) {
+	d := sharedHerd(t).CreateDatabase(t)
+	db := openDB(t, d.DSN(), "default_transaction_isolation=serializable")
+	for range 3 {
+		if onReplica(t, db) {
+			t.Fatal("a read ran on a replica")
+		}
+		tx, err := db.BeginTx(t.Context(), &sql.TxOptions{ReadOnly: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if onReplica(t, tx) {
+			t.Error("a transaction ran on a replica")
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := herdOf(t, db).Stats().Misroutes; n != 0 {
+		t.Errorf("%d misroutes", n)
+	}
+}

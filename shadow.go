@@ -20,10 +20,10 @@ type rehearsal struct {
 const maxRehearsed = 1 << 14
 
 // stage makes the view of the rehearsal out of that of the herd.
-func (r *rehearsal) stage(v *routing.View, c Consistency) {
+func (r *rehearsal) stage(v *routing.View, onlyPrimary bool) {
 	staged := *v
 	staged.Preference = routing.PreferStandby
-	if c == ConsistencyPrimary {
+	if onlyPrimary {
 		staged.Preference = routing.OnlyPrimary
 	}
 	r.view.Store(&staged)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -87,7 +88,7 @@ func (c *Connector) republishLocked() {
 			NoFallback:  c.cfg.ReplicaFallback == FallbackError,
 		},
 	}
-	if c.cfg.Consistency == ConsistencyPrimary && v.Preference != routing.Shadow {
+	if c.onlyPrimary() && v.Preference != routing.Shadow {
 		v.Preference = routing.OnlyPrimary
 	}
 	for i, s := range c.servers {
@@ -104,12 +105,20 @@ func (c *Connector) republishLocked() {
 		v.Asked = c.instant(snap.Servers[v.Primary].Answered)
 	}
 	if v.Preference == routing.Shadow {
-		c.rehearsal.stage(v, c.cfg.Consistency)
+		c.rehearsal.stage(v, c.onlyPrimary())
 		v.Balance = routing.Random // whose turn it is matters in the rehearsal
 	}
 	c.view.Store(v)
 	close(c.mu.changed)
 	c.mu.changed = make(chan struct{})
+}
+
+// onlyPrimary reports whether no read may run on a replica, whatever
+// read_preference says. A standby refuses serializable transactions, and with
+// this default every statement is one.
+// https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CAVEATS
+func (c *Connector) onlyPrimary() bool {
+	return c.cfg.Consistency == ConsistencyPrimary || strings.EqualFold(c.cfg.Params["default_transaction_isolation"], "serializable")
 }
 
 func (s *server) asBelieved() routing.Server {
