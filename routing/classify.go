@@ -293,6 +293,7 @@ func (s *scanner) statement(toks []token) {
 		return // an empty statement does nothing anywhere
 	}
 	rest := toks[1:]
+	s.ctes = s.ctes[:0] // those of another statement
 	switch toks[0].word {
 	case kwSelect, kwValues, kwTable, kwWith:
 		s.scan(toks)
@@ -336,11 +337,8 @@ func (s *scanner) statement(toks []token) {
 		} else {
 			s.ddl = s.ddl || definesMeaning(s.sql, rest)
 		}
-		for i, t := range rest { // CREATE TABLE … AS
-			if t.word == kwAs && startsQuery(rest[i+1:]) {
-				s.pinsOf(rest[i+1:])
-				break
-			}
+		if query, ok := after(toks, kwAs); ok { // CREATE TABLE … AS
+			s.names(query)
 		}
 	case kwCommand, kwCluster, kwTruncate, kwGrant, kwAnalyze:
 		if wordIs(s.sql, toks[0], "alter") && len(rest) > 0 && rest[0].word == kwSystem {
@@ -349,6 +347,8 @@ func (s *scanner) statement(toks []token) {
 		}
 		s.raise(Write, ReasonDDL)
 		switch {
+		case toks[0].word == kwTruncate:
+			s.relationList(rest)
 		case wordIs(s.sql, toks[0], "alter"), wordIs(s.sql, toks[0], "import"), wordIs(s.sql, toks[0], "reassign"):
 			s.ddl = true
 		case wordIs(s.sql, toks[0], "drop"):
@@ -361,6 +361,7 @@ func (s *scanner) statement(toks []token) {
 		s.pinsOf(rest)
 	case kwLock:
 		s.raise(Write, ReasonLock)
+		s.relationList(rest)
 	case kwNotify:
 		s.raise(Write, ReasonWrite)
 	case kwCheckpoint:
@@ -413,12 +414,61 @@ func startsQuery(toks []token) bool {
 // is not a read for another reason.
 func (s *scanner) pinsOf(toks []token) {
 	before := s.findings
-	s.findings = findings{verdict: harmlessVerdict, base: harmlessVerdict}
-	s.scan(toks)
+	s.findings = findings{}
+	s.names(toks)
 	pins := s.pins
 	s.findings = before
 	if pins {
 		s.pin()
+	}
+}
+
+// names notes the names of toks, and whether they leave state in the session,
+// where they are part of a statement that is not a read for another reason.
+func (s *scanner) names(toks []token) {
+	before := s.findings
+	s.scan(toks)
+	pins := s.pins
+	s.verdict, s.base, s.ddl, s.sequence = before.verdict, before.base, before.ddl, before.sequence
+	s.culprit, s.culpable, s.nested = before.culprit, before.culpable, before.nested
+	if pins {
+		s.pin()
+	}
+}
+
+// after returns what follows the first keyword k that a query, or a statement
+// that changes data, follows.
+func after(toks []token, k keyword) (statement []token, ok bool) {
+	for i, t := range toks {
+		if t.word == k && i+1 < len(toks) && (startsQuery(toks[i+1:]) || dataModifying(toks[i+1].word)) {
+			return toks[i+1:], true
+		}
+	}
+	return nil, false
+}
+
+// relationList notes the relations of [TABLE] [ONLY] a [*], b …
+func (s *scanner) relationList(toks []token) {
+	if len(toks) > 0 && toks[0].word == kwTable {
+		toks = toks[1:]
+	}
+	for {
+		if len(toks) > 0 && toks[0].word == kwOnly {
+			toks = toks[1:]
+		}
+		last, ok := chainEnd(toks, 0)
+		if !ok {
+			return
+		}
+		s.relation(toks[:last+1])
+		toks = toks[last+1:]
+		if len(toks) > 0 && toks[0].kind == tokOp {
+			toks = toks[1:]
+		}
+		if len(toks) == 0 || toks[0].kind != tokComma {
+			return
+		}
+		toks = toks[1:]
 	}
 }
 
@@ -476,21 +526,13 @@ func (s *scanner) analyzes(options []token) (on bool) {
 // The planner still calls functions that are declared immutable, and refuses
 // unlogged tables on a standby, so that names count as in a query.
 func (s *scanner) planned(toks []token) (query []token, ok bool) {
-	before := kwNone
 	switch k := toks[0].word; {
 	case startsQuery(toks), dataModifying(k):
 		return toks, true
 	case k == kwCreate:
-		before = kwAs
+		return after(toks, kwAs)
 	case k == kwDeclare:
-		before = kwFor
-	default:
-		return nil, false
-	}
-	for i, t := range toks {
-		if t.word == before && startsQuery(toks[i+1:]) {
-			return toks[i+1:], true
-		}
+		return after(toks, kwFor)
 	}
 	return nil, false
 }
@@ -574,21 +616,18 @@ func (s *scanner) copy(toks []token) {
 // declare reads what follows DECLARE. A cursor without HOLD ends with its
 // transaction and leaves nothing behind.
 func (s *scanner) declare(toks []token) {
-	for i, t := range toks {
-		switch t.word {
-		case kwHold:
-			if i > 0 && toks[i-1].word == kwWith {
-				s.pin()
-			}
-		case kwFor:
-			if query := toks[i+1:]; startsQuery(query) {
-				s.raise(SessionState, ReasonSessionState)
-				s.scan(query)
-				return
-			}
+	query, ok := after(toks, kwFor)
+	if !ok || !startsQuery(query) {
+		s.raise(Unclassified, ReasonUnclassified)
+		return
+	}
+	s.raise(SessionState, ReasonSessionState)
+	for i, t := range toks[:len(toks)-len(query)] {
+		if t.word == kwHold && i > 0 && toks[i-1].word == kwWith {
+			s.pin()
 		}
 	}
-	s.raise(Unclassified, ReasonUnclassified)
+	s.scan(query)
 }
 
 // prepare reads what follows PREPARE.
@@ -599,6 +638,9 @@ func (s *scanner) prepare(toks []token) {
 	}
 	s.raise(SessionState, ReasonSessionState)
 	s.pin()
+	if statement, ok := after(toks, kwAs); ok {
+		s.names(statement)
+	}
 }
 
 // set reads what follows SET. What ends with the transaction does not pin.

@@ -96,6 +96,7 @@ const (
 	parenConfig             // arguments of set_config
 	parenDistinctOn         // SELECT DISTINCT ON (…): an expression follows
 	parenCast               // CAST(… AS type), TREAT(… AS type)
+	parenConflict           // ON CONFLICT (…)
 	parenPosition           // position(… IN …)
 	parenWindow             // OVER (…)
 	parenXML                // xmlroot(…) and the like, see scanner.xmlWord
@@ -518,7 +519,7 @@ func (s *scanner) word(toks []token, i int) int {
 		case s.prev.word == kwDistinct:
 			s.next = parenDistinctOn
 		case s.writes && wordIs(s.sql, next, "conflict"):
-			s.next = parenExpr
+			s.next = parenConflict
 			return 2
 		case f.clause == inFrom:
 			f.clause, f.expect = inOn, false
@@ -635,7 +636,7 @@ func (s *scanner) word(toks []token, i int) int {
 		}
 
 	case kwOperator:
-		if call {
+		if call && s.prev.word != kwTablesample {
 			return s.qualifiedOperator(toks, i)
 		}
 	case kwBy:
@@ -1060,7 +1061,7 @@ func (s *scanner) name(toks []token, i int) int {
 		}
 	}
 	switch {
-	case operand && (f.clause == inFrom || f.clause == inColumns || wordIs(s.sql, chain[0], "columns")):
+	case operand && (f.clause == inFrom || f.clause == inColumns || f.paren == parenConflict || wordIs(s.sql, chain[0], "columns")):
 		s.afterOperand(f, chain)
 		return n
 	case s.writes && i >= 2 && wordIs(s.sql, toks[i-2], "overriding"):

@@ -99,6 +99,7 @@ var fieldKinds = map[string]string{
 	"rarg":       "SelectStmt",
 	"relation":   "RangeVar",
 	"intoClause": "IntoClause",
+	"into":       "IntoClause",
 }
 
 // A scope lists the names of WITH.
@@ -195,6 +196,9 @@ func (p *parsed) visit(kind string, n fields, ctes scope) {
 		}
 	case "SetToDefault":
 		p.defaults = true
+	case "PrepareStmt":
+		p.walk(n["query"], "query", ctes)
+		return
 	default:
 		p.json = p.json || strings.HasPrefix(kind, "Json") || kind == "MergeSupportFunc"
 	}
@@ -263,8 +267,7 @@ func dotted(list any) string {
 	return strings.Join(parts, ".")
 }
 
-// scanned reports whether the names of the statement are known, which are
-// those of queries and of what changes data.
+// scanned reports whether the statement is a query or changes data.
 func (p *parsed) scanned() bool {
 	switch p.kind {
 	case "SelectStmt", "InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "DeclareCursorStmt":
@@ -276,6 +279,18 @@ func (p *parsed) scanned() bool {
 		return (&parsed{kind: kind, node: query}).scanned()
 	}
 	return false
+}
+
+// named reports whether the names of the statement are known.
+func (p *parsed) named() bool {
+	switch p.kind {
+	case "LockStmt", "PrepareStmt", "TruncateStmt":
+		return true
+	case "CreateTableAsStmt", "ViewStmt":
+		kind, _ := unwrap(p.node["query"])
+		return kind == "SelectStmt" && !containsAny(strings.ToLower(p.sql), "recursive")
+	}
+	return p.scanned()
 }
 
 // analyzes reports whether EXPLAIN runs its statement.
@@ -453,7 +468,7 @@ func (p *parsed) differences() (list []string) {
 	if p.temp && !st.Pins && (p.kind != "ExplainStmt" || p.analyzes()) {
 		differ("a temporary table does not pin")
 	}
-	if !p.scanned() {
+	if !p.named() {
 		return list
 	}
 	compare := func(what string, got []string, want set, allowed func(string) bool) {
@@ -480,7 +495,7 @@ func (p *parsed) differences() (list []string) {
 		compare("operators", st.Operators, p.operators, func(name string) bool { return name == "-" && negated.MatchString(p.sql) })
 	}
 	compare("types", st.Types, p.types, p.keywordType)
-	if want.class != routing.Read || byName {
+	if want.class != routing.Read || byName || !p.scanned() {
 		return list
 	}
 
@@ -511,15 +526,15 @@ func (p *parsed) keywordCall(name string) bool {
 		"json_serialize", "json_table", "json_value", "merge_action":
 		return p.json
 	}
-	// The options of an operator class look like arguments.
-	return p.syntax[name] || p.node["onConflictClause"] != nil
+	return p.syntax[name]
 }
 
 // keywordType allows for JSON, which is a keyword from version 17 on, for TREAT
-// (… AS type), which the grammar makes a call of a function of that name, and for
-// parameters in place of literals, date $1, which only libpg_query takes.
+// (… AS type), which the grammar makes a call of a function of that name, for
+// parameters in place of literals, date $1, which only libpg_query takes, and for
+// a type called like the word before a literal in XMLTABLE (… PATH PATH '…').
 func (p *parsed) keywordType(name string) bool {
-	return name == "json" || containsAny(strings.ToLower(p.sql), "treat", "$")
+	return name == "json" || name == "path" || containsAny(strings.ToLower(p.sql), "treat", "$")
 }
 
 // keywordRelation allows for a word that is reserved from version 16 on.
