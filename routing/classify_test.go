@@ -203,6 +203,31 @@ var hostile = map[string]func(n int) string{
 	"operators":       func(n int) string { return "SELECT 1 " + strings.Repeat("+-*/", n/4) },
 	"unicode escapes": func(n int) string { return `SELECT U&"` + strings.Repeat(`\0061`, n/5) + `"` },
 	"uescape":         func(n int) string { return `SELECT U&"a"` + strings.Repeat(` UESCAPE '!'`, n/12) },
+	"signs":           func(n int) string { return "SELECT " + strings.Repeat("+-", n/2) + "1" },
+	"negations":       func(n int) string { return "SELECT " + strings.Repeat("- ", n/2) + "1" },
+	"brackets":        func(n int) string { return "SELECT f(" + strings.Repeat("ARRAY[1, ", n/9) },
+	"calls":           func(n int) string { return "SELECT " + numbered(n, "f(%d, 'a', '%[1]d'), ") + "1" },
+	"nested calls":    func(n int) string { return "SELECT " + strings.Repeat("f(1, ", n/5) },
+	"types":           func(n int) string { return "SELECT 1" + numbered(n, "::t%d") },
+	"type modifiers":  func(n int) string { return "SELECT " + strings.Repeat("t(1, 2, 3) 'a', ", n/16) + "1" },
+	"operator names":  func(n int) string { return "SELECT 1 OPERATOR(" + strings.Repeat("a.", n/2) + "+) 2" },
+	"user operators":  func(n int) string { return "SELECT 1" + numbered(n, " OPERATOR(s%d.+) 1") },
+	"backslashed":     func(n int) string { return "SELECT " + strings.Repeat(`'\', `, n/5) + `'\'` },
+	"recursive items": func(n int) string {
+		return "WITH RECURSIVE " + numbered(n, "a%d AS (SELECT 1), ") + "z AS (SELECT 1) SELECT 1"
+	},
+	"recursive nests": func(n int) string { return strings.Repeat("WITH RECURSIVE a AS (", n/21) },
+	"data-modifying":  func(n int) string { return strings.Repeat("WITH a AS (INSERT INTO t ", n/25) },
+	"explain options": func(n int) string { return "EXPLAIN (" + strings.Repeat("ANALYZE, ", n/9) + "ANALYZE) SELECT 1" },
+	"locked tables":   func(n int) string { return "LOCK TABLE " + numbered(n, "ONLY t%d *, ") + "t" },
+	"created as":      func(n int) string { return "CREATE TABLE t " + strings.Repeat("AS ((( ", n/7) },
+	"prepared":        func(n int) string { return strings.Repeat("PREPARE p AS SELECT 1 AS ", n/25) },
+	"columns":         func(n int) string { return "SELECT * FROM f() AS t(" + numbered(n, "c%d t, ") + "c t)" },
+	"json columns": func(n int) string {
+		return "SELECT * FROM json_table(j, '$' " + strings.Repeat("COLUMNS (NESTED '$' ", n/20)
+	},
+	"queries of text": func(n int) string { return "SELECT " + strings.Repeat("query_to_xml('SELECT 1', ", n/25) },
+	"set lists":       func(n int) string { return "UPDATE t SET " + strings.Repeat("a = b, ", n/7) + "a = b" },
 }
 
 func numbered(n int, format string) string {
