@@ -17,18 +17,6 @@ type catalogue struct {
 	herds    map[string]*sql.DB
 }
 
-func newCatalogue(t *testing.T, db *pgherdtest.Database) *catalogue {
-	c := &catalogue{db, map[string]*sql.DB{}}
-	t.Cleanup(func() {
-		for _, db := range c.herds {
-			if err := db.Close(); err != nil {
-				t.Error(err)
-			}
-		}
-	})
-	return c
-}
-
 // explain returns the classes that pgherd gives to texts when it knows what
 // their names stand for.
 func (c *catalogue) explain(ctx context.Context, searchPath string, texts []string) ([]pgherd.Explanation, error) {
@@ -56,4 +44,13 @@ func (c *catalogue) explain(ctx context.Context, searchPath string, texts []stri
 		answers[i] = connector.Explain(ctx, text)
 	}
 	return answers, nil
+}
+
+func (c *catalogue) close(t *testing.T) {
+	for _, db := range c.herds {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	clear(c.herds)
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"cmp"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -50,7 +51,7 @@ func TestOracle(t *testing.T) {
 		for _, c := range chains(t, corpus) {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				o.follow(t, c)
+				o.follow(t, c, nil)
 			})
 		}
 	})
@@ -136,15 +137,21 @@ func (o *oracle) askServer(t *testing.T) string {
 	return version
 }
 
-// follow runs the sources of a chain.
-func (o *oracle) follow(t *testing.T, c chain) {
+// follow runs the sources of a chain, in a database that is empty or a copy of
+// another one.
+func (o *oracle) follow(t *testing.T, c chain, template *pgherdtest.Database) {
 	wanted := func(s source) bool { return o.only.MatchString(s.name) }
-	if !slices.ContainsFunc(c.sources, wanted) {
+	isWanted := func(c chain) bool { return slices.ContainsFunc(c.sources, wanted) }
+	if !isWanted(c) && !slices.ContainsFunc(c.forks, isWanted) {
 		t.Skip("not asked for")
 	}
 	db := o.herd.CreateDatabase(t)
+	if template != nil {
+		o.exec(t, fmt.Sprintf("DROP DATABASE %s", db.Name))
+		o.exec(t, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s", db.Name, template.Name))
+	}
 	data := serverData(t, c.dir)
-	names := newCatalogue(t, db)
+	names := &catalogue{db, map[string]*sql.DB{}}
 	for i, s := range c.sources {
 		if i < c.first || wanted(s) {
 			o.ask(t, s, db, names, data)
@@ -154,6 +161,30 @@ func (o *oracle) follow(t *testing.T, c chain) {
 		for _, s := range c.then(t, o.herd, db) {
 			o.ask(t, s, db, names, data)
 		}
+	}
+	names.close(t) // a template has no sessions
+	for _, fork := range c.forks {
+		t.Run(fork.name, func(t *testing.T) {
+			t.Parallel()
+			o.follow(t, fork, db)
+		})
+	}
+}
+
+// exec runs a command on the primary, outside of any test's database, and waits
+// for the standby.
+func (o *oracle) exec(t *testing.T, sql string) {
+	t.Helper()
+	conn, err := pgconn.Connect(t.Context(), o.herd.Primary().DirectDSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), sql).ReadAll(); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	if err := o.herd.WaitSync(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 

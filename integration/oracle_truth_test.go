@@ -67,25 +67,40 @@ func refused(err error) bool {
 }
 
 // The lists that follow are of names whose meaning no comparison of two servers
-// at rest shows. They are matched against texts without strings and comments.
+// at rest shows. They are taken from PostgreSQL's documentation, not from
+// routing, and matched against texts without strings and comments.
 var (
-	// byName matches what changes the session, the server or data, though
+	// byName matches calls that change the session, the server or data, though
 	// perhaps not this time: an unlock of nothing, a seed.
-	byName = calls("setseed", "set_config", "nextval", "setval", "pg_notify", `pg_(try_)?advisory_\w+`, `lo_(\w*create|creat|open|put|unlink|\w*import|export|from_bytea|truncate\w*)`, "lowrite",
-		`pg_stat_reset\w*`, "pg_stat_clear_snapshot", "pg_stat_force_next_flush", "pg_reload_conf", "pg_rotate_logfile",
-		`pg_(cancel|terminate)_backend`, "pg_log_backend_memory_contexts", "pg_export_snapshot", `pg_create_\w+`, "pg_drop_replication_slot", `pg_copy_\w+_slot`,
-		`pg_wal_replay_(pause|resume)`, "pg_promote", `pg_(start|stop)_backup`, `pg_backup_(start|stop)`, `pg_file_\w+`, `pg_switch_\w+`,
-		`brin_(de)?summarize_(new_values|range)`, "gin_clean_pending_list", "pg_logical_emit_message", `pg_replication_origin_\w+`,
-		`dblink_(connect|disconnect|open|close|exec|send_query|cancel_query)\w*`, "pg_stat_statements_reset", "pg_prewarm", `autoprewarm_\w+`)
+	byName = calls(
+		"setseed", "set_config", "nextval", "setval", "pg_notify", `pg_(try_)?advisory_\w+`,
+		`lo_(\w*create|creat|open|put|unlink|\w*import|export|from_bytea|truncate\w*)`, "lowrite",
+		`pg_stat_reset\w*`, "pg_stat_clear_snapshot", "pg_stat_force_next_flush",
+		"pg_reload_conf", "pg_rotate_logfile", `pg_(cancel|terminate)_backend`, "pg_log_backend_memory_contexts",
+		"pg_export_snapshot", `pg_create_\w+`, "pg_drop_replication_slot", `pg_copy_\w+_slot`, `pg_replication_origin_\w+`,
+		`pg_wal_replay_(pause|resume)`, "pg_promote", `pg_(start|stop)_backup`, `pg_backup_(start|stop)`, `pg_switch_\w+`,
+		`brin_(de)?summarize_(new_values|range)`, "gin_clean_pending_list", "pg_logical_emit_message", `pg_file_\w+`,
 
-	// ofServer matches what answers for the server or the session that is asked.
-	ofServer = names(`pg_stat_\w+`, `pg_statio_\w+`, "pg_locks", "pg_lock_status", "pg_cursors?", `pg_prepared_(statement|xact)s?`, "pg_settings", "pg_file_settings",
-		"pg_hba_file_rules", "pg_ident_file_mappings", "pg_config", `pg_available_extension\w*`, "pg_shmem_allocations", "pg_backend_memory_contexts",
-		`pg_replication_\w+`, `pg_show_\w+`, `pg_get_(shmem|backend|replication|wal)_\w+`, "pg_sequences", "last_value", "pg_sequence_last_value", "current_setting",
-		"pg_backend_pid", `pg_ls_\w+`, `pg_read_\w+`, `pg_tablespace_\w+`, `pg_(database|table|indexes|relation|total_relation)_size`,
-		"pg_listening_channels", "pg_my_temp_schema", "pg_is_other_temp_schema", "pg_notification_queue_usage", `txid_current\w*`, `pg_current_\w+`,
-		`pg_last_\w+`, "pg_is_in_recovery", `pg_walfile_\w+`, `pg_control_\w+`, `inet_server_\w+`, "pg_postmaster_start_time", "pg_conf_load_time",
-		"pg_jit_available", `pg_buffercache\w*`, `pgstat\w+`, "currval", "lastval", "pg_blocking_pids", "pg_safe_snapshot_blocking_pids", `pg_\w*collation_actual_version`)
+		`dblink_(connect|disconnect|open|close|exec|send_query|cancel_query)\w*`, `postgres_fdw_disconnect\w*`,
+		"pg_stat_statements_reset", "pg_prewarm", `autoprewarm_\w+`,
+	)
+
+	// ofServer matches what answers for the server or the session that is asked:
+	// its state, its statistics, its files.
+	ofServer = names(
+		`pg_stat_\w+`, `pg_statio_\w+`, "pg_locks", "pg_lock_status", "pg_blocking_pids", "pg_safe_snapshot_blocking_pids",
+		"pg_cursors?", `pg_prepared_(statement|xact)s?`, "pg_listening_channels", "pg_my_temp_schema", "pg_is_other_temp_schema",
+		"pg_settings", "current_setting", "pg_config", "pg_jit_available", `pg_show_\w+`, "pg_file_settings", "pg_hba_file_rules",
+		"pg_ident_file_mappings", `pg_available_extension\w*`, `pg_\w*collation_actual_version`,
+		"pg_shmem_allocations", "pg_backend_memory_contexts", `pg_get_(shmem|backend|replication|wal)_\w+`, `pg_replication_\w+`,
+		"pg_sequences", "last_value, is_called", "pg_sequence_last_value", "currval", "lastval",
+		"pg_backend_pid", `inet_server_\w+`, "pg_is_in_recovery", "pg_postmaster_start_time", "pg_conf_load_time",
+		`pg_ls_\w+`, `pg_read_\w+`, `pg_tablespace_\w+`, `pg_(database|table|indexes|relation|total_relation)_size`,
+		"pg_notification_queue_usage", `txid_current\w*`, `pg_current_\w+`, `pg_last_\w+`, `pg_walfile_\w+`, `pg_control_\w+`,
+
+		`pg_buffercache\w*`, `pgstat\w+`, "pg_relpages", "get_raw_page", `(heap|bt|brin|gin|gist|hash)_(page|metap)\w*`,
+		`pg_visibility\w*`, `pg_check_\w+`, "verify_heapam", `bt_index_\w+`, "postgres_fdw_get_connections", "dblink_get_connections",
+	)
 )
 
 func calls(patterns ...string) *regexp.Regexp {
@@ -392,9 +407,9 @@ func (p *pair) judge(sql string) (verdict, error) {
 		}
 	}
 	there = p.attempt(p.standby, sql, true, nil)
-	switch {
-	case again.same(there):
-		return meaning(sql), nil
+	switch v := meaning(sql); {
+	case again.same(there) || v.truth == truthServer:
+		return v, nil
 	case before.hasTemp():
 		return verdict{truthSession, "temporary objects"}, nil
 	case there.err != nil:
