@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 func TestExplain(t *testing.T) {
@@ -135,5 +139,78 @@ func TestExplainRoute(t *testing.T) {
 	}
 	if a := explainOne("DELETE FROM t"); a.Server != replica1 {
 		t.Errorf("after the promotion of replica1, a write would go to %q (%s)", a.Server, a.RouteReason)
+	}
+}
+
+// TestExplainCatalogue: with a herd, what the text does not tell is told.
+func TestExplainCatalogue(t *testing.T) {
+	herd, ctx := startHerd(t)
+	admin, err := pgx.Connect(ctx, herd.Primary().DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(ctx)
+	if _, err := admin.Exec(ctx, `
+		create sequence s;
+		create function total() returns int language plpgsql as $$ begin return 1; end $$;
+		create function next() returns int language plpgsql stable as $$ begin return nextval('s'); end $$;
+		create view v as select next() as n`); err != nil {
+		t.Fatal(err)
+	}
+	in := `{"sql": "select total()"}
+{"sql": "select * from v"}
+{"sql": "select next() from no_such_table"}
+{"sql": "select 1"}
+`
+	got := runCommand(in, "explain", "-json", "-dsn", herd.DSN())
+	if got.status != 0 {
+		t.Fatalf("status %d, error %q", got.status, got.err)
+	}
+	want := []answer{
+		{SQL: "select total()", Class: "read", Reason: "read"},
+		{SQL: "select * from v", Class: "write", Reason: "function", Because: "v: next: calls nextval"},
+		{SQL: "select next() from no_such_table", Class: "write", Reason: "function", Because: "next: calls nextval"},
+		{SQL: "select 1", Class: "read", Reason: "read"},
+	}
+	lines := strings.Split(strings.TrimSpace(got.out), "\n")
+	if len(lines) != len(want) {
+		t.Fatalf("%d answers to %d lines:\n%s", len(lines), len(want), got.out)
+	}
+	for i, line := range lines {
+		var a answer
+		if err := json.Unmarshal([]byte(line), &a); err != nil {
+			t.Fatal(err)
+		}
+		if a.SQL != want[i].SQL || a.Class != want[i].Class || a.Reason != want[i].Reason || a.Because != want[i].Because {
+			t.Errorf("got %+v\nwant %+v", a, want[i])
+		}
+	}
+}
+
+// TestExplainConverses: who writes one line and waits gets its answer.
+func TestExplainConverses(t *testing.T) {
+	in, out := io.Pipe()
+	answers, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := explain(stdio{in: in, out: w, err: io.Discard}, []string{"-json"})
+		w.CloseWithError(err)
+		done <- err
+	}()
+	r := bufio.NewReader(answers)
+	for range 3 {
+		if _, err := io.WriteString(out, `{"sql": "select 1"}`+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		if line, err := r.ReadString('\n'); err != nil || !strings.Contains(line, `"class":"read"`) {
+			t.Fatalf("answer %q, %v", line, err)
+		}
+	}
+	out.Close()
+	if _, err := r.ReadString('\n'); err != io.EOF {
+		t.Errorf("after the end: %v", err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

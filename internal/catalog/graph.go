@@ -419,6 +419,9 @@ func (g *graph) refsMeaning(r *refs, path int) routing.Meaning {
 			if o.Class == routing.Unclassified {
 				continue // dropped: its user fails on either server
 			}
+			if name := g.name(kind(k), oid); name != "" && o.Because != "" {
+				o.Because = name + ": " + o.Because
+			}
 			m.Add(o)
 			if kind(k) == types && g.tainted[oid] {
 				m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "uses a type whose cast is not harmless"})
@@ -426,6 +429,32 @@ func (g *graph) refsMeaning(r *refs, path int) routing.Meaning {
 		}
 	}
 	return m
+}
+
+// name is what people call an object that somebody made; empty for others.
+func (g *graph) name(k kind, oid uint32) string {
+	if isBuiltin(oid) {
+		return ""
+	}
+	switch k {
+	case procs:
+		if p := g.proc[oid]; p != nil {
+			return p.name
+		}
+	case relations:
+		if r := g.relation[oid]; r != nil {
+			return r.name
+		}
+	case operators:
+		if o := g.operator[oid]; o != nil {
+			return o.name
+		}
+	case types:
+		if t := g.dataType[oid]; t != nil {
+			return t.name
+		}
+	}
+	return ""
 }
 
 func (g *graph) isReadOnly(p *proc) bool {

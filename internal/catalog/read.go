@@ -53,12 +53,14 @@ type relation struct {
 // A dataType is a type that somebody made.
 type dataType struct {
 	oid  uint32
+	name string
 	refs refs // checks of a domain, functions of a range; other types that it consists of
 }
 
 // An operator is one that somebody made.
 type operator struct {
 	oid  uint32
+	name string
 	proc uint32
 }
 
@@ -394,6 +396,7 @@ func (s *store) readOperators(join string, args ...any) error {
 		if err := rows.Scan(&o.oid, &q.schema, &q.name, &o.proc); err != nil {
 			return err
 		}
+		o.name = q.name
 		s.operator[o.oid] = &o
 		s.note(operators, q, o.oid)
 		return nil
@@ -410,6 +413,7 @@ func (s *store) readTypes(join string, args ...any) error {
 		if err := rows.Scan(&t.oid, &q.schema, &q.name, &parts, &functions, &checks); err != nil {
 			return err
 		}
+		t.name = q.name
 		s.note(types, q, t.oid)
 		if isBuiltin(t.oid) {
 			t.refs.own = routing.Harmless
