@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"database/sql"
+	"reflect"
 	"slices"
 
 	"github.com/pgherd/pgherd/routing"
@@ -255,15 +256,19 @@ func (g *graph) readInternal() error {
 // circles, so that it starts from harmless and goes on until nothing changes: a
 // meaning only ever grows stronger.
 func (g *graph) settle() {
-	// What is told to people follows where the chain of objects is no circle.
-	const deepest = 20
-	for round, changed := 0, true; changed; round++ {
+	for changed := true; changed; {
 		changed = false
 		for _, o := range g.objects {
 			old := g.meaning[o]
-			m := g.compute(o)
-			if m.Class != old.Class || m.Reason != old.Reason || m.Pins != old.Pins || !slices.Equal(m.Attributes, old.Attributes) ||
-				m.Because != old.Because && round < deepest {
+			m, found := old, g.compute(o)
+			m.Add(found)
+			m.Attributes = found.Attributes
+			// Of several explanations the shortest is told, which is one that
+			// goes round no circle.
+			if m.Class == found.Class && m.Reason == found.Reason && len(found.Because) < len(m.Because) {
+				m.Because = found.Because
+			}
+			if !reflect.DeepEqual(m, old) {
 				g.meaning[o], changed = m, true
 			}
 		}
@@ -283,7 +288,7 @@ func (g *graph) compute(o object) routing.Meaning {
 		}
 	case types:
 		if t := g.dataType[o.oid]; t != nil {
-			return g.refsMeaning(&t.refs, o.path)
+			return g.refsMeaning(o, &t.refs, o.path)
 		}
 	}
 	return routing.Meaning{} // it was dropped after it was referred to
@@ -316,7 +321,7 @@ func (g *graph) procMeaning(o object) routing.Meaning {
 	case g.isReadOnly(p):
 		return routing.Harmless
 	}
-	m := g.refsMeaning(&p.refs, path)
+	m := g.refsMeaning(o, &p.refs, path)
 	switch {
 	case p.kind == "a": // what it does is in the functions that it consists of
 	case p.body != nil:
@@ -393,7 +398,7 @@ func (g *graph) relationMeaning(o object) routing.Meaning {
 		server.Because = "is a sequence"
 		return server
 	}
-	m := g.refsMeaning(&r.refs, o.path)
+	m := g.refsMeaning(o, &r.refs, o.path)
 	for _, oid := range r.methods {
 		if p := g.proc[oid]; p != nil && g.of(procs, oid, o.path).Class != routing.Read {
 			m.Attributes = append(m.Attributes, p.name)
@@ -407,14 +412,18 @@ func (g *graph) relationMeaning(o object) routing.Meaning {
 	return m
 }
 
-// refsMeaning is the meaning of all that r refers to.
-func (g *graph) refsMeaning(r *refs, path int) routing.Meaning {
+// refsMeaning is the meaning of all that r, which is of self, refers to. A view's
+// query refers to the view itself, too.
+func (g *graph) refsMeaning(self object, r *refs, path int) routing.Meaning {
 	m := routing.Harmless
 	if r.own.Class != routing.Unclassified {
 		m.Add(r.own)
 	}
 	for k, list := range [numKinds][]uint32{procs: r.procs, relations: r.relations, operators: r.operators, types: r.types} {
 		for _, oid := range list {
+			if kind(k) == self.kind && oid == self.oid {
+				continue
+			}
 			o := g.of(kind(k), oid, path)
 			if o.Class == routing.Unclassified {
 				continue // dropped: its user fails on either server

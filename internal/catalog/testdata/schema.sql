@@ -158,3 +158,11 @@ CREATE FUNCTION reassigns(q text) RETURNS void LANGUAGE plpgsql AS $$ BEGIN q :=
 CREATE FUNCTION hides(q text) RETURNS void LANGUAGE plpgsql AS $$ DECLARE q text := 'DELETE FROM t'; BEGIN EXECUTE q; END $$;
 CREATE FUNCTION gives(x text) RETURNS int LANGUAGE sql AS $$ SELECT rows_of('SELECT total(1)') + rows_of('SELECT * FROM v_plain') $$;
 CREATE VIEW v_runs AS SELECT rows_of('SELECT 1') AS n;
+
+-- Circles whose members are each as bad as the next, in another way.
+CREATE FUNCTION c3() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$;
+CREATE FUNCTION does_ddl() RETURNS int LANGUAGE plpgsql AS $$ BEGIN CREATE TABLE made (a int); RETURN 1; END $$;
+CREATE FUNCTION does_write() RETURNS int LANGUAGE plpgsql AS $$ BEGIN DELETE FROM log; RETURN 1; END $$;
+CREATE FUNCTION c2() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN c3() + does_write(); END $$;
+CREATE FUNCTION c1() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN c2() + does_ddl(); END $$;
+CREATE OR REPLACE FUNCTION c3() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN c1() + does_ddl(); END $$;
