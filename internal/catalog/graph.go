@@ -256,6 +256,9 @@ func (g *graph) readInternal() error {
 // circles, so that it starts from harmless and goes on until nothing changes: a
 // meaning only ever grows stronger.
 func (g *graph) settle() {
+	for _, o := range g.objects {
+		g.meaning[o] = routing.Harmless
+	}
 	for changed := true; changed; {
 		changed = false
 		for _, o := range g.objects {
