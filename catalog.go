@@ -2,6 +2,7 @@ package pgherd
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"slices"
 
@@ -76,22 +77,41 @@ func (c *Connector) forgetNames() {
 	}
 }
 
-// readCatalog looks names up in the catalogue of the primary or, where that
-// gives no connection, of a replica.
-func (c *Connector) readCatalog(ctx context.Context, n routing.Names) (*routing.Catalog, error) {
-	if err := c.prober.Load().Wait(ctx); err != nil {
+// A catalogSource is the catalogue of the primary or, where that gives no
+// connection, of a replica.
+type catalogSource struct{ c *Connector }
+
+// Read implements [catalog.Source].
+func (s catalogSource) Read(ctx context.Context, n routing.Names) (*routing.Catalog, error) {
+	conn, err := s.conn(ctx)
+	if err != nil {
 		return nil, err
 	}
-	v := c.view.Load()
+	defer conn.Close()
+	return catalog.Read(ctx, conn, n, s.c.cfg.ReadOnlyFunctions)
+}
+
+// Version implements [catalog.Source].
+func (s catalogSource) Version(ctx context.Context) (string, error) {
+	conn, err := s.conn(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close()
+	return catalog.Version(ctx, conn)
+}
+
+func (s catalogSource) conn(ctx context.Context) (*sql.Conn, error) {
+	if err := s.c.prober.Load().Wait(ctx); err != nil {
+		return nil, err
+	}
 	err := errNoCatalog
-	for _, s := range c.catalogServers(v) {
-		conn, connErr := s.catalog.Conn(ctx)
-		if connErr != nil {
-			err = connErr
-			continue
+	for _, server := range s.c.catalogServers(s.c.view.Load()) {
+		conn, connErr := server.catalog.Conn(ctx)
+		if connErr == nil {
+			return conn, nil
 		}
-		defer conn.Close()
-		return catalog.Read(ctx, conn, n, c.cfg.ReadOnlyFunctions)
+		err = connErr
 	}
 	return nil, err
 }

@@ -209,7 +209,7 @@ func (c *Connector) begin() {
 	}
 	c.begun.Store(true)
 	if len(targets) > 0 && !c.cfg.CatalogOff {
-		c.names.Store(catalog.NewKeeper(c.readCatalog, func(cat *routing.Catalog) {
+		c.names.Store(catalog.NewKeeper(catalogSource{c}, func(cat *routing.Catalog) {
 			c.classes.SetCatalog(cat, c.wantNames)
 		}))
 	}

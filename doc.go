@@ -43,7 +43,7 @@
 // Only names that statements use are looked up, in the background. Until a name
 // is known the primary serves the statement, which takes milliseconds once. DDL
 // that ran through the herd counts from the next statement on, DDL of others
-// within ten seconds. A volatile function that nobody can look into, because it
+// within some ten seconds, and within a minute for certain. A volatile function that nobody can look into, because it
 // makes up its SQL or is not written in one of these languages, runs on the
 // primary, unless read_only_functions vouches for it. With catalog=off texts
 // alone decide.

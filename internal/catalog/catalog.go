@@ -16,7 +16,8 @@
 // Only what statements name is ever looked up, by index: a database of 50 000
 // functions costs no more than one of fifty. No locks are taken on tables.
 //
-// A [Keeper] does this in the background, and again from time to time.
+// A [Keeper] does this in the background, and again when the server's counters
+// show that definitions were changed, and once a minute in any case.
 package catalog
 
 import (
@@ -32,9 +33,13 @@ import (
 )
 
 const (
-	// refreshInterval is how long a change of a definition that was made
-	// elsewhere may go unnoticed.
+	// refreshInterval is the time between two looks at whether definitions were
+	// changed elsewhere.
 	refreshInterval = 10 * time.Second
+
+	// rereadInterval is the time after which everything is read again, whatever
+	// such a look has shown.
+	rereadInterval = time.Minute
 
 	// retryInterval is the time after a failure until the next attempt.
 	retryInterval = time.Second
@@ -47,10 +52,17 @@ const (
 	maxNames = 20_000
 )
 
+// A Source is where a [Keeper] reads: [Read] and [Version], of whichever server
+// can be asked.
+type Source interface {
+	Read(context.Context, routing.Names) (*routing.Catalog, error)
+	Version(context.Context) (string, error)
+}
+
 // A Keeper keeps a [routing.Catalog] of the names that it was asked for. It is
 // safe for concurrent use.
 type Keeper struct {
-	read    func(context.Context, routing.Names) (*routing.Catalog, error)
+	source  Source
 	publish func(*routing.Catalog)
 
 	wake chan struct{} // has room for one
@@ -68,13 +80,13 @@ type Keeper struct {
 	}
 }
 
-// NewKeeper returns a keeper, which runs until Close. read is [Read], of
-// whichever server can be asked. publish is called with each new catalogue, one
-// call at a time, and must not call the keeper; the first one is empty.
-func NewKeeper(read func(context.Context, routing.Names) (*routing.Catalog, error), publish func(*routing.Catalog)) *Keeper {
+// NewKeeper returns a keeper, which runs until Close. publish is called with each
+// new catalogue, one call at a time, and must not call the keeper; the first
+// one is empty.
+func NewKeeper(source Source, publish func(*routing.Catalog)) *Keeper {
 	ctx, cancel := context.WithCancel(context.Background())
 	k := &Keeper{
-		read:    read,
+		source:  source,
 		publish: publish,
 		wake:    make(chan struct{}, 1),
 		stop:    cancel,
@@ -158,7 +170,11 @@ func (k *Keeper) run(ctx context.Context) {
 	defer close(k.done)
 	refresh := time.NewTicker(refreshInterval)
 	defer refresh.Stop()
-	var retry <-chan time.Time
+	var (
+		retry   <-chan time.Time
+		version string    // as of the last reading of everything
+		reread  time.Time // when that was
+	)
 	for {
 		var all bool
 		select {
@@ -167,13 +183,23 @@ func (k *Keeper) run(ctx context.Context) {
 		case <-k.wake:
 		case <-retry:
 		case <-refresh.C:
-			all = true
+			v, err := k.version(ctx)
+			if err == nil && v != "" && v == version && time.Since(reread) < rereadInterval {
+				continue
+			}
+			all, version, reread = true, v, time.Now()
 		}
 		retry = nil
 		if err := k.update(ctx, all); err != nil {
 			retry = time.After(retryInterval)
 		}
 	}
+}
+
+func (k *Keeper) version(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	return k.source.Version(ctx)
 }
 
 // update reads what is wanted, or all that was ever read.
@@ -190,7 +216,7 @@ func (k *Keeper) update(ctx context.Context, all bool) error {
 	var err error
 	if wanted.len() > 0 {
 		ctx, cancel := context.WithTimeout(ctx, readTimeout)
-		found, err = k.read(ctx, wanted.names())
+		found, err = k.source.Read(ctx, wanted.names())
 		cancel()
 	}
 

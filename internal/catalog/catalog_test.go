@@ -108,3 +108,53 @@ func TestMeanings(t *testing.T) {
 }
 
 var _ = context.Background
+
+// TestVersion: each kind of change shows, once the session that made it has
+// reported what it did.
+func TestVersion(t *testing.T) {
+	db := database(t)
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	version := func() string {
+		t.Helper()
+		v, err := Version(t.Context(), conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	before := version()
+	if again := version(); again != before {
+		t.Errorf("%s, then %s, although nothing was changed", before, again)
+	}
+	for _, ddl := range []string{
+		"CREATE OR REPLACE FUNCTION total(int) RETURNS bigint LANGUAGE sql AS 'SELECT 2::bigint'",
+		"CREATE OR REPLACE VIEW v_next AS SELECT 1::bigint AS n",
+		"ALTER TABLE t SET UNLOGGED",
+		"CREATE POLICY p2 ON mine USING (true)",
+		"CREATE OPERATOR #### (LEFTARG = int, RIGHTARG = int, FUNCTION = op_write)",
+		"ALTER ROLE CURRENT_USER SET search_path = a, public",
+	} {
+		if _, err := conn.ExecContext(t.Context(), ddl); err != nil {
+			t.Fatal(err)
+		}
+		// What a session did is reported when it ends, at the latest.
+		if _, err := conn.ExecContext(t.Context(), "SELECT pg_stat_force_next_flush()"); err != nil {
+			t.Fatal(err)
+		}
+		after := version()
+		if after == before {
+			t.Errorf("%s: %s as before", ddl, after)
+		}
+		before = after
+	}
+	if _, err := conn.ExecContext(t.Context(), "SET track_counts = off"); err != nil {
+		t.Fatal(err)
+	}
+	if v := version(); v != "" {
+		t.Errorf("without track_counts: %q", v)
+	}
+}

@@ -19,6 +19,7 @@ type fakeServer struct {
 	delay     time.Duration
 	err       error
 	meaning   routing.Meaning // of every relation
+	version   string
 	readings  int
 	published []*routing.Catalog
 }
@@ -29,7 +30,13 @@ func (f *fakeServer) set(change func()) {
 	change()
 }
 
-func (f *fakeServer) read(ctx context.Context, n routing.Names) (*routing.Catalog, error) {
+func (f *fakeServer) Version(context.Context) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.version, f.err
+}
+
+func (f *fakeServer) Read(ctx context.Context, n routing.Names) (*routing.Catalog, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	meaning := f.meaning // as of the beginning
@@ -74,7 +81,7 @@ func (f *fakeServer) class(relation string) routing.Class {
 // keep runs test with a keeper of what f answers.
 func keep(t *testing.T, f *fakeServer, test func(t *testing.T, k *Keeper)) {
 	synctest.Test(t, func(t *testing.T) {
-		k := NewKeeper(f.read, f.publish)
+		k := NewKeeper(f, f.publish)
 		defer k.Close()
 		test(t, k)
 	})
@@ -118,6 +125,32 @@ func TestKeeperRefreshes(t *testing.T) {
 			t.Errorf("%d readings, of which %d were published, although nothing changed", r-readings, c-catalogues)
 		}
 		f.set(func() { f.meaning = sequence })
+		time.Sleep(refreshInterval)
+		if c := f.class("a"); c != routing.Write {
+			t.Errorf("a is %v after its change", c)
+		}
+	})
+}
+
+// TestKeeperLooksBeforeItReads: where the server tells that nothing has changed,
+// it is not asked for everything again so soon.
+func TestKeeperLooksBeforeItReads(t *testing.T) {
+	f := &fakeServer{meaning: table, version: "1"}
+	keep(t, f, func(t *testing.T, k *Keeper) {
+		if err := k.Read(t.Context(), relationsNamed("a")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(refreshInterval)
+		readings, _, _ := f.seen()
+		time.Sleep(rereadInterval - refreshInterval)
+		if r, _, _ := f.seen(); r != readings {
+			t.Errorf("%d readings of what has not changed", r-readings)
+		}
+		time.Sleep(refreshInterval)
+		if r, _, _ := f.seen(); r != readings+1 {
+			t.Errorf("%d readings after %v, want one to be sure", r-readings, rereadInterval)
+		}
+		f.set(func() { f.meaning, f.version = sequence, "2" })
 		time.Sleep(refreshInterval)
 		if c := f.class("a"); c != routing.Write {
 			t.Errorf("a is %v after its change", c)
