@@ -43,10 +43,10 @@
 // Only names that statements use are looked up, in the background. Until a name
 // is known the primary serves the statement, which takes milliseconds once. DDL
 // that ran through the herd counts from the next statement on, DDL of others
-// within some ten seconds, and within a minute for certain. A volatile function that nobody can look into, because it
-// makes up its SQL or is not written in one of these languages, runs on the
-// primary, unless read_only_functions vouches for it. With catalog=off texts
-// alone decide.
+// within some ten seconds, and within a minute for certain. A volatile function
+// that nobody can look into, because it makes up its SQL or is not written in
+// one of these languages, runs on the primary, unless read_only_functions
+// vouches for it. With catalog=off texts alone decide.
 //
 // A read goes to a replica that answers, is known to be fresh enough, and holds
 // the writes that it must see; among several, load_balance_hosts chooses. If
