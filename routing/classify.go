@@ -645,14 +645,14 @@ func (s *scanner) prepare(toks []token) {
 
 // set reads what follows SET. What ends with the transaction does not pin.
 func (s *scanner) set(toks []token) {
-	var first keyword
-	if len(toks) > 0 {
-		first = toks[0].word
+	local := len(toks) > 0 && wordIs(s.sql, toks[0], "local")
+	if local || len(toks) > 1 && wordIs(s.sql, toks[0], "session") && toks[1].word == kwTransaction {
+		toks = toks[1:]
 	}
 	switch {
-	case first == kwTransaction:
+	case len(toks) > 0 && toks[0].word == kwTransaction:
 		s.raise(Txn, ReasonTransactionControl)
-	case first == kwConstraints, first == kwLocal && wordIs(s.sql, toks[0], "local"):
+	case local, len(toks) > 0 && toks[0].word == kwConstraints:
 		s.raise(SessionState, ReasonSessionState)
 	default:
 		s.raise(SessionState, ReasonSessionState)

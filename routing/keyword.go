@@ -93,7 +93,8 @@ const (
 	kwNullif
 	kwPosition
 	kwTreat
-	kwXML // XMLEXISTS, XMLPARSE, XMLROOT: words of a grammar of their own among the arguments
+	kwXML // XMLEXISTS, XMLROOT: words of a grammar of their own among the arguments
+	kwXMLParse
 	kwXMLSerialize
 	kwXMLTable
 	kwValues
@@ -238,7 +239,8 @@ var keywords = [...]struct {
 	{kwNullif, "nullif"},
 	{kwPosition, "position"},
 	{kwTreat, "treat"},
-	{kwXML, "xmlexists xmlparse xmlroot"},
+	{kwXML, "xmlexists xmlroot"},
+	{kwXMLParse, "xmlparse"},
 	{kwXMLSerialize, "xmlserialize"},
 	{kwXMLTable, "xmltable"},
 	{kwValues, "values"},

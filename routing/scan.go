@@ -100,6 +100,7 @@ const (
 	parenPosition           // position(… IN …)
 	parenWindow             // OVER (…)
 	parenXML                // xmlroot(…) and the like, see scanner.xmlWord
+	parenXMLParse           // xmlparse(DOCUMENT …)
 	parenXMLSerialize       // xmlserialize(… AS type)
 	parenXMLTable           // xmltable(… COLUMNS …)
 )
@@ -506,7 +507,7 @@ func (s *scanner) word(toks []token, i int) int {
 		}
 	case kwJoin:
 		switch {
-		case !s.operand && !s.prev.word.typeFunc() && (call || next.kind == tokString):
+		case !s.operand && s.prev.word != kwTypeFunc && s.prev.word != kwNatural && (call || next.kind == tokString):
 			return s.name(toks, i)
 		case f.clause == inFrom, f.clause == inOn:
 			f.clause, f.expect = inFrom, true
@@ -636,7 +637,7 @@ func (s *scanner) word(toks []token, i int) int {
 		}
 
 	case kwOperator:
-		if call && s.prev.word != kwTablesample {
+		if call && s.prev.word != kwTablesample && !(f.clause == inFrom && f.expect) {
 			return s.qualifiedOperator(toks, i)
 		}
 	case kwBy:
@@ -719,6 +720,8 @@ func (s *scanner) word(toks []token, i int) int {
 			s.next = parenPosition
 		case kwXML:
 			s.next = parenXML
+		case kwXMLParse:
+			s.next = parenXMLParse
 		case kwXMLSerialize:
 			s.next = parenXMLSerialize
 		case kwXMLTable:
@@ -1055,16 +1058,16 @@ func (s *scanner) name(toks []token, i int) int {
 	switch s.prev.kind {
 	case tokString, tokNumber, tokParam, tokQuoted, tokUQuoted, tokCloseSq, tokClose:
 		// No call follows an operand: an alias, or OVER, FILTER, WITHIN GROUP.
-		if operand {
+		if operand && f.clause != inColumns {
 			s.afterOperand(f, chain)
 			return n
 		}
 	}
 	switch {
-	case operand && (f.clause == inFrom || f.clause == inColumns || f.paren == parenConflict || wordIs(s.sql, chain[0], "columns")):
+	case operand && (f.clause == inFrom || f.paren == parenConflict || s.listsColumns(f, chain[0])):
 		s.afterOperand(f, chain)
 		return n
-	case s.writes && i >= 2 && wordIs(s.sql, toks[i-2], "overriding"):
+	case i >= 2 && wordIs(s.sql, toks[i-2], "overriding") && wordIs(s.sql, chain[0], "value"):
 		return n // INSERT … OVERRIDING SYSTEM VALUE
 	case modifiesLiteral(toks[last+1 : min(last+33, len(toks))]):
 		s.typeName(chain) // vector(3) '[1, 2, 3]'
@@ -1079,9 +1082,14 @@ func (s *scanner) afterOperand(f *frame, chain []token) {
 	switch {
 	case wordIs(s.sql, chain[0], "over"):
 		s.next = parenWindow
-	case f.clause == inFrom, wordIs(s.sql, chain[0], "columns"):
+	case f.clause == inFrom, s.listsColumns(f, chain[0]):
 		s.next = parenColumns
 	}
+}
+
+// listsColumns reports whether t, in f, is that of JSON_TABLE (… COLUMNS (…)).
+func (s *scanner) listsColumns(f *frame, t token) bool {
+	return wordIs(s.sql, t, "columns") && (f.clause == inColumns || f.callee > 0 && s.functions.list[f.callee-1] == "json_table")
 }
 
 // xmlWord reports whether t is a word of the grammar of the XML functions: such
@@ -1090,7 +1098,7 @@ func (s *scanner) afterOperand(f *frame, chain []token) {
 func (s *scanner) xmlWord(f *frame, t token, operand bool) bool {
 	is := func(word string) bool { return wordIs(s.sql, t, word) }
 	switch {
-	case s.prev.kind == tokOpen && (is("document") || is("content")):
+	case s.prev.kind == tokOpen && (f.paren == parenXMLParse || f.paren == parenXMLSerialize) && (is("document") || is("content")):
 	case s.prev.kind == tokComma && f.paren == parenXML && (is("version") || is("standalone")):
 	case s.prev.word == kwBy && (is("ref") || is("value")):
 	case operand && is("passing"):

@@ -27,6 +27,7 @@ type parsed struct {
 	calls    map[string]set // the numbers of arguments that each function is called with; -1 is any
 	syntax   set            // functions that are called by a syntax of their own: substring(… FROM …)
 	json     bool           // uses constructors that are no functions from version 16 on
+	infers   bool           // ON CONFLICT (…)
 	defaults bool           // DEFAULT is used like an operand, which the grammar has but nothing means
 }
 
@@ -100,6 +101,7 @@ var fieldKinds = map[string]string{
 	"relation":   "RangeVar",
 	"intoClause": "IntoClause",
 	"into":       "IntoClause",
+	"infer":      "InferClause",
 }
 
 // A scope lists the names of WITH.
@@ -194,9 +196,11 @@ func (p *parsed) visit(kind string, n fields, ctes scope) {
 		if name := dotted(n["names"]); name != "" && !strings.HasPrefix(name, "pg_catalog.") {
 			p.types[name] = true
 		}
+	case "InferClause":
+		p.infers = true
 	case "SetToDefault":
 		p.defaults = true
-	case "PrepareStmt":
+	case "PrepareStmt", "ViewStmt":
 		p.walk(n["query"], "query", ctes)
 		return
 	default:
@@ -492,7 +496,7 @@ func (p *parsed) differences() (list []string) {
 	compare("functions", st.Functions, p.functions, p.keywordCall)
 	compare("relations", st.Relations, unqualify(p.relations), keywordRelation)
 	if !p.defaults {
-		compare("operators", st.Operators, p.operators, func(name string) bool { return name == "-" && negated.MatchString(p.sql) })
+		compare("operators", st.Operators, p.operators, p.constant)
 	}
 	compare("types", st.Types, p.types, p.keywordType)
 	if want.class != routing.Read || byName || !p.scanned() {
@@ -540,7 +544,12 @@ func (p *parsed) keywordType(name string) bool {
 // keywordRelation allows for a word that is reserved from version 16 on.
 func keywordRelation(name string) bool { return name == "system_user" }
 
-// negated matches where the grammar may make a constant of a minus and a number.
+// constant allows for a minus before a parenthesis, which the grammar may make
+// part of a number, and for parameters of operator classes: ON CONFLICT (a b (c = 1)).
+func (p *parsed) constant(name string) bool {
+	return name == "-" && negated.MatchString(p.sql) || name == "=" && p.infers
+}
+
 var negated = regexp.MustCompile(`-[\s-]*\(`)
 
 // backslash reports whether a string may be read differently with
