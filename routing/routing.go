@@ -59,9 +59,10 @@ type Statement struct {
 	// statements rely on: those of functions, views, operators, types, policies.
 	DDL bool
 
-	// Functions and Relations are the names that the text calls and reads,
-	// in order of first appearance, lower-cased unless quoted, with their
-	// schema where the text has one ("s.f").
+	// Functions and Relations are the names of what the text calls, and of what
+	// it reads, changes or locks, in order of first appearance, lower-cased unless
+	// quoted, with their schema where the text has one ("s.f"). Those of
+	// statements that define something are not all there.
 	Functions, Relations []string
 
 	// Operators and Types are, likewise, the operators that the text uses and

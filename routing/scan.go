@@ -861,6 +861,10 @@ func (s *scanner) into(toks []token, i int) int {
 		return 1
 	}
 	chain := toks[j : last+1]
+	end := last + 1
+	if end < len(toks) && toks[end].kind == tokOp { // MERGE INTO t *
+		end++
+	}
 	if last > j {
 		schema, ok := identifier(s.sql, toks[last-2])
 		temp = temp || ok && tempSchema(schema)
@@ -874,7 +878,7 @@ func (s *scanner) into(toks []token, i int) int {
 		s.relations.add(s.dotted(chain))
 	}
 	s.operand, s.next = true, parenColumns
-	return last + 1 - i
+	return end - i
 }
 
 // createdTable returns the index of the name of the table that SELECT INTO makes,

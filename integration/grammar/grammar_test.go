@@ -38,16 +38,22 @@ func check(tb testing.TB, sql string) (accepted bool) {
 	return true
 }
 
-// TestCorpus checks statements as they were written.
+// TestCorpus checks statements as they were written, and as they follow each
+// other in one text.
 func TestCorpus(t *testing.T) {
-	accepted := 0
 	list := corpus(t)
+	var accepted []string
 	for _, sql := range list {
 		if check(t, sql) {
-			accepted++
+			accepted = append(accepted, sql)
 		}
 	}
-	t.Logf("%d of %d statements accepted", accepted, len(list))
+	t.Logf("%d of %d statements accepted", len(accepted), len(list))
+	for texts := range slices.Chunk(accepted, 100) {
+		if text := strings.Join(texts, "\n;"); !check(t, text) {
+			t.Errorf("%s\n  is not accepted as one text", text)
+		}
+	}
 }
 
 // TestMutations checks statements that nobody would write.

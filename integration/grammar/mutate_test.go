@@ -3,6 +3,7 @@ package grammar
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -13,35 +14,46 @@ import (
 )
 
 // corpus returns the statements that mutation starts from: those of routing's
-// golden files and, where scripts/regress-corpus has fetched it, of PostgreSQL's
-// regression tests.
+// golden files and those of PostgreSQL's regression tests.
 func corpus(tb testing.TB) []string {
-	var list []string
+	list := golden(tb)
+	n := len(list)
+	list = append(list, regress(tb)...)
+	tb.Logf("%d statements of golden files, %d of PostgreSQL's tests", n, len(list)-n)
+	return list
+}
+
+func golden(tb testing.TB) (list []string) {
 	files, _ := filepath.Glob("../../routing/testdata/classify/*.txt")
-	files = append(files, "../../routing/testdata/names.txt")
-	for _, file := range files {
+	for _, file := range append(files, "../../routing/testdata/names.txt") {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			tb.Fatal(err)
 		}
-		for _, c := range strings.Split(string(text), "\n\n") {
-			sql, _, ok := strings.Cut(c, "\n----\n")
-			if ok {
+		for c := range strings.SplitSeq(string(text), "\n\n") {
+			if sql, _, ok := strings.Cut(c, "\n----\n"); ok {
 				list = append(list, strings.TrimLeft(comment.ReplaceAllString(sql, ""), "\n"))
 			}
 		}
 	}
-	golden := len(list)
-	regress, err := os.UserCacheDir()
-	if err != nil {
-		tb.Fatal(err)
+	return list
+}
+
+func regress(tb testing.TB) (list []string) {
+	cmd := exec.Command("../../scripts/regress-corpus")
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	switch {
+	case err != nil && os.Getenv("CI") == "" && os.Getenv("PGHERD_TEST_REQUIRE") != "1":
+		tb.Logf("PostgreSQL's regression tests cannot be had: %v\n%s", err, stderr.String())
+		return nil
+	case err != nil:
+		tb.Fatalf("PostgreSQL's regression tests cannot be had: %v\n%s", err, stderr.String())
 	}
-	regress = filepath.Join(regress, "pgherd", "corpus")
-	if dir := os.Getenv("PGHERD_TEST_CORPUS"); dir != "" {
-		regress = dir
-	}
-	for _, pattern := range []string{"*/src/test/regress/sql/*.sql", "*/src/pl/plpgsql/src/sql/*.sql", "*/contrib/*/sql/*.sql"} {
-		files, _ := filepath.Glob(filepath.Join(regress, pattern))
+	dir := strings.TrimSpace(string(out))
+	for _, pattern := range []string{"src/test/regress/sql/*.sql", "src/pl/plpgsql/src/sql/*.sql", "contrib/*/sql/*.sql"} {
+		files, _ := filepath.Glob(filepath.Join(dir, pattern))
 		for _, file := range files {
 			text, err := os.ReadFile(file)
 			if err != nil {
@@ -56,7 +68,6 @@ func corpus(tb testing.TB) []string {
 			}
 		}
 	}
-	tb.Logf("%d statements of golden files, %d of PostgreSQL's tests", golden, len(list)-golden)
 	return list
 }
 
