@@ -173,11 +173,10 @@ type pair struct {
 	primary, standby *pgconn.PgConn
 	position, replay *pgconn.PgConn // ask how far the primary and the standby are
 
-	prepared bool   // stateQuery is, on the primary
-	path     string // the search_path that the last judged statement ran under
-	known    state  // the state of the primary's session; nil where it may have changed
-	ahead    bool   // the primary may have written what the standby has not replayed
-	written  bool   // the open transaction wrote: the standby cannot see what it sees
+	path    string // the search_path that the last judged statement ran under
+	known   state  // the state of the primary's session; nil where it may have changed
+	ahead   bool   // the primary may have written what the standby has not replayed
+	written bool   // the open transaction wrote: the standby cannot see what it sees
 }
 
 // openPair connects to a database on both servers.
@@ -253,8 +252,6 @@ func scalar(ctx context.Context, conn *pgconn.PgConn, query string) (string, err
 	}
 	return string(r[0].Rows[0][0]), nil
 }
-
-var copiesOut = regexp.MustCompile(`(?is)^copy\b.*\bto\s+stdout\b`)
 
 // run runs a text on one of the servers.
 func (p *pair) run(conn *pgconn.PgConn, sql string) outcome {
@@ -433,19 +430,24 @@ func difference(here, there []string) string {
 	return ""
 }
 
+// Statements are told apart by their first words, after comments.
 var (
 	query = regexp.MustCompile(`(?i)^(\(|(select|values|table|with|explain|copy)\b)`)
-	// Done in both sessions.
-	definesNothing = regexp.MustCompile(`(?i)^(insert|update|delete|merge|truncate|vacuum|analyze|copy|comment|lock|notify|checkpoint)\b`)
-	mirrored       = regexp.MustCompile(`(?i)^(set|reset|prepare|deallocate|declare|close|fetch|move|begin|start|commit|end|rollback|` +
-		`abort|savepoint|release|discard)\b`)
-	twoPhase    = regexp.MustCompile(`(?i)^(prepare\s+transaction|(commit|rollback)\s+prepared)\b`)
-	transaction = regexp.MustCompile(`(?i)^(begin|start|commit|end|rollback|abort|savepoint|release)\b`)
-	session     = regexp.MustCompile(`(?i)^(set|reset|show|prepare|execute|deallocate|declare|close|fetch|move|discard|listen|unlisten|` +
+
+	// session matches what is about the session or its transaction, mirrored what
+	// of that is done in both sessions.
+	session = regexp.MustCompile(`(?i)^(set|reset|show|prepare|execute|deallocate|declare|close|fetch|move|discard|listen|unlisten|` +
 		`load|begin|start|commit|end|rollback|abort|savepoint|release)\b`)
-	executes     = regexp.MustCompile(`(?is)^\s*explain\b.*\bexecute\b`)
-	copiesToFile = regexp.MustCompile(`(?is)^copy\b.*\bto\s+(program\b|[^\w\s]|$)`)
-	copiesIn     = regexp.MustCompile(`(?is)\bcopy\b[^;]*\bfrom\s+(stdin|stdout)\b`)
+	mirrored = regexp.MustCompile(`(?i)^(set|reset|prepare|deallocate|declare|close|fetch|move|begin|start|commit|end|rollback|` +
+		`abort|savepoint|release|discard)\b`)
+	transaction = regexp.MustCompile(`(?i)^(begin|start|commit|end|rollback|abort|savepoint|release)\b`)
+	twoPhase    = regexp.MustCompile(`(?i)^(prepare\s+transaction|(commit|rollback)\s+prepared)\b`)
+
+	definesNothing = regexp.MustCompile(`(?i)^(insert|update|delete|merge|truncate|vacuum|analyze|copy|comment|lock|notify|checkpoint)\b`)
+	executes       = regexp.MustCompile(`(?is)^\s*explain\b.*\bexecute\b`)
+	copiesOut      = regexp.MustCompile(`(?is)^copy\b.*\bto\s+stdout\b`)
+	copiesToFile   = regexp.MustCompile(`(?is)^copy\b.*\bto\s+(program\b|[^\w\s]|$)`)
+	copiesIn       = regexp.MustCompile(`(?is)\bcopy\b[^;]*\bfrom\s+(stdin|stdout)\b`)
 )
 
 // command does what is no query: on the primary, and on the standby too if it
