@@ -482,7 +482,12 @@ func (s *scanner) word(toks []token, i int) int {
 		f.clause, f.expect, s.operand = inQuery, false, false
 		return 1
 	case kwValues:
-		if call && f.clause != inColumns {
+		switch {
+		case !call:
+		case f.clause == inFrom && s.operand:
+			s.next = parenColumns // an alias
+			return 1
+		case f.clause != inColumns:
 			f.clause, f.expect = inQuery, false
 		}
 	case kwTable:
@@ -1052,9 +1057,12 @@ func (s *scanner) name(toks []token, i int) int {
 		return 1
 	}
 	if !call {
-		if last+1 < len(toks) && toks[last+1].kind == tokString && !operand && !chain[0].word.colName() && !(s.plpgsql && wordIs(s.sql, chain[0], "sqlstate")) {
+		switch {
+		case last+1 < len(toks) && toks[last+1].kind == tokString && !operand && !chain[0].word.colName() && !(s.plpgsql && wordIs(s.sql, chain[0], "sqlstate")):
 			s.typeName(chain) // date '2020-01-01'
-		} else {
+		case operand && f.clause == inColumns && wordIs(s.sql, chain[0], "path"):
+			s.operand = false // of XMLTABLE, an expression follows
+		default:
 			s.columnName(chain[n-1])
 		}
 		return n

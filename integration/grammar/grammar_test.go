@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pgherd/pgherd/routing"
 )
@@ -17,7 +18,7 @@ var budget = flag.Duration("budget", 40*time.Second, "how long TestMutations loo
 // A text that the parser rejects proves nothing, but must be survived.
 func check(tb testing.TB, sql string) (accepted bool) {
 	list, err := parse(sql)
-	if err != nil || strings.ContainsRune(sql, 0) {
+	if err != nil || strings.ContainsRune(sql, 0) || !utf8.ValidString(sql) {
 		routing.Classify(sql)
 		routing.Split(sql)
 		return false

@@ -534,11 +534,10 @@ func (p *parsed) keywordCall(name string) bool {
 }
 
 // keywordType allows for JSON, which is a keyword from version 17 on, for TREAT
-// (… AS type), which the grammar makes a call of a function of that name, for
-// parameters in place of literals, date $1, which only libpg_query takes, and for
-// a type called like the word before a literal in XMLTABLE (… PATH PATH '…').
+// (… AS type), which the grammar makes a call of a function of that name, and for
+// parameters in place of literals, date $1, which only libpg_query takes.
 func (p *parsed) keywordType(name string) bool {
-	return name == "json" || name == "path" || containsAny(strings.ToLower(p.sql), "treat", "$")
+	return name == "json" || containsAny(strings.ToLower(p.sql), "treat", "$")
 }
 
 // keywordRelation allows for a word that is reserved from version 16 on.
