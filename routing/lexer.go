@@ -169,22 +169,26 @@ func lexAs(sql string, toks []token, plain stringMode) ([]token, Role) {
 				i++
 			}
 		}
-		t := token{kind: kind, word: word, start: int32(start), end: int32(i)}
-		if kind == tokUQuoted {
+		// Written field by field: a token that is put together first and copied
+		// then takes the processor longer than to find it.
+		toks = append(toks, token{})
+		n := len(toks) - 1
+		t := &toks[n]
+		t.kind, t.word, t.start, t.end = kind, word, int32(start), int32(i)
+		switch {
+		case kind == tokUQuoted:
 			t.escape = '\\'
+		case kind == tokString && n >= 2 && toks[n-1].word == kwUescape && toks[n-2].kind == tokUQuoted:
+			toks = foldUescape(sql, toks)
 		}
-		if n := len(toks); kind == tokString && n >= 2 && toks[n-1].word == kwUescape && toks[n-2].kind == tokUQuoted {
-			toks = foldUescape(sql, toks, t)
-			continue
-		}
-		toks = append(toks, t)
 	}
 	return toks, hint
 }
 
-// foldUescape makes one token of U&"…" UESCAPE '!'.
-func foldUescape(sql string, toks []token, lit token) []token {
-	toks = toks[:len(toks)-1]
+// foldUescape makes one token of the last three, U&"…" UESCAPE '!'.
+func foldUescape(sql string, toks []token) []token {
+	lit := toks[len(toks)-1]
+	toks = toks[:len(toks)-2]
 	t := &toks[len(toks)-1]
 	t.end = lit.end
 	s := sql[lit.start:lit.end]
