@@ -177,9 +177,14 @@ func statementEnd(sql string, toks []token) int {
 				continue
 			}
 			switch {
-			case t.word == kwBegin, body > 0 && wordIs(sql, t, "case"):
+			case i > 0 && (toks[i-1].kind == tokDot || toks[i-1].word == kwAs): // a name
+			case body == 0:
+				if t.word == kwBegin && i+1 < len(toks) && wordIs(sql, toks[i+1], "atomic") {
+					body++
+				}
+			case t.word == kwCase:
 				body++
-			case body > 0 && t.word == kwEnd:
+			case t.word == kwEnd:
 				body--
 			}
 		}

@@ -269,6 +269,10 @@ func TestSplit(t *testing.T) {
 			"CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3",
 			[]string{"CREATE OR REPLACE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END", "SELECT 3"},
 		},
+		{
+			"CREATE FUNCTION begin() RETURNS int RETURN 1; CREATE PROCEDURE p() BEGIN ATOMIC SELECT begin, 1 AS end, t.case FROM t; END; SELECT 1",
+			[]string{"CREATE FUNCTION begin() RETURNS int RETURN 1", "CREATE PROCEDURE p() BEGIN ATOMIC SELECT begin, 1 AS end, t.case FROM t; END", "SELECT 1"},
+		},
 		{"SELECT 'a; SELECT 2", []string{"SELECT 'a; SELECT 2"}},
 	} {
 		if got := Split(c.sql); !slices.Equal(got, c.want) {

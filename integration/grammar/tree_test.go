@@ -24,11 +24,12 @@ type parsed struct {
 
 	functions, relations, operators, types set
 
-	calls    map[string]set // the numbers of arguments that each function is called with; -1 is any
-	syntax   set            // functions that are called by a syntax of their own: substring(… FROM …)
-	json     bool           // uses constructors that are no functions from version 16 on
-	infers   bool           // ON CONFLICT (…)
-	defaults bool           // DEFAULT is used like an operand, which the grammar has but nothing means
+	calls    map[string][]arguments // of each function
+	syntax   set                    // functions that are called by a syntax of their own: substring(… FROM …)
+	json     bool                   // uses constructors that are no functions from version 16 on
+	infers   bool                   // ON CONFLICT (…)
+	plus     bool                   // a sign that the grammar does not take for part of a number
+	defaults bool                   // DEFAULT is used like an operand, which the grammar has but nothing means
 }
 
 // fields are those of a node.
@@ -70,7 +71,7 @@ func parse(sql string) ([]*parsed, error) {
 		}
 		p := &parsed{
 			sql:       strings.Trim(sql[s.Location:end], " \t\n\r\f\v"),
-			functions: set{}, relations: set{}, operators: set{}, types: set{}, calls: map[string]set{}, syntax: set{},
+			functions: set{}, relations: set{}, operators: set{}, types: set{}, calls: map[string][]arguments{}, syntax: set{},
 		}
 		p.kind, p.node = unwrap(s.Stmt)
 		p.visit(p.kind, p.node, nil)
@@ -154,15 +155,10 @@ func (p *parsed) visit(kind string, n fields, ctes scope) {
 			p.syntax[strings.TrimPrefix(name, "pg_catalog.")] = true
 			break
 		}
-		args, _ := n["args"].([]any)
-		count := len(args)
-		if n["agg_order"] != nil || n["func_variadic"] == true || n["agg_within_group"] == true {
-			count = -1
-		}
-		p.call(name, count)
+		open := n["agg_order"] != nil || n["func_variadic"] == true || n["agg_within_group"] == true
+		p.call(name, n["args"], open)
 	case "RangeTableSample":
-		args, _ := n["args"].([]any)
-		p.call(dotted(n["method"]), len(args))
+		p.call(dotted(n["method"]), n["args"], false)
 	case "A_Expr":
 		name := dotted(n["name"])
 		switch n["kind"] {
@@ -172,6 +168,7 @@ func (p *parsed) visit(kind string, n fields, ctes scope) {
 			p.operators["<"], p.operators[">"] = true, true
 		default:
 			p.operator(name)
+			p.plus = p.plus || name == "+" && n["lexpr"] == nil
 		}
 	case "SubLink":
 		switch {
@@ -244,13 +241,44 @@ func (p *parsed) target(v any) {
 	p.relations[strings.Join(parts, ".")] = true
 }
 
-func (p *parsed) call(name string, args int) {
+// arguments are those of a call, as bits of [routing.Overload]: what literal each
+// is. They are nil if more may be added to them than the text shows.
+type arguments []uint8
+
+func (p *parsed) call(name string, args any, open bool) {
 	name = strings.TrimPrefix(name, "pg_catalog.")
 	p.functions[name] = true
-	if p.calls[name] == nil {
-		p.calls[name] = set{}
+	var list arguments
+	if !open {
+		list = arguments{}
+		args, _ := args.([]any)
+		for _, arg := range args {
+			list = append(list, literal(arg))
+		}
 	}
-	p.calls[name][fmt.Sprint(args)] = true
+	p.calls[name] = append(p.calls[name], list)
+}
+
+// literal tells what literal an argument is, if it is one.
+func literal(arg any) uint8 {
+	kind, n := unwrap(arg)
+	switch {
+	case kind != "A_Const":
+		return 0
+	case n["sval"] != nil:
+		return routing.RefusesString
+	case n["ival"] != nil:
+		return routing.RefusesInteger
+	case n["boolval"] != nil:
+		return routing.RefusesBoolean
+	case n["fval"] != nil:
+		f, _ := n["fval"].(fields)["fval"].(string)
+		if strings.ContainsAny(f, ".eE") && !strings.HasPrefix(f, "0x") {
+			return routing.RefusesNumeric
+		}
+		return routing.RefusesInteger // too great for the parser
+	}
+	return 0
 }
 
 func (p *parsed) operator(name string) {
@@ -496,9 +524,9 @@ func (p *parsed) differences() (list []string) {
 	compare("functions", st.Functions, p.functions, p.keywordCall)
 	compare("relations", st.Relations, unqualify(p.relations), keywordRelation)
 	if !p.defaults {
+		compare("types", st.Types, p.types, p.keywordType)
 		compare("operators", st.Operators, p.operators, p.constant)
 	}
-	compare("types", st.Types, p.types, p.keywordType)
 	if want.class != routing.Read || byName || !p.scanned() {
 		return list
 	}
@@ -508,14 +536,28 @@ func (p *parsed) differences() (list []string) {
 	if judged, _ := routing.Judge(p.sql, st, oneFunction{}); judged.Class != wantBase.class {
 		differ("with a harmless catalogue %s, want %s", judged.Class, wantBase.class)
 	}
-	for name, counts := range p.calls {
-		for n := range 6 {
-			if counts["-1"] {
-				break
+	for name, calls := range p.calls {
+		if p.keywordCall(name) || slices.ContainsFunc(calls, func(a arguments) bool { return a == nil }) {
+			continue
+		}
+		try := func(f oneFunction, takes func(arguments) bool) {
+			judged, _ := routing.Judge(p.sql, st, f)
+			got, want := judged.Class != routing.Read, slices.ContainsFunc(calls, takes)
+			// A literal in parentheses need not be known for one.
+			if got != want && (want || f.refuses == [4]uint8{}) {
+				differ("%+v is called: %t, want %t", f, got, want)
 			}
-			judged, _ := routing.Judge(p.sql, st, oneFunction{name, n})
-			if got, want := judged.Class != routing.Read, counts[fmt.Sprint(n)]; got != want && !p.keywordCall(name) {
-				differ("%s is called with %d arguments: %t, want %t", name, n, got, want)
+		}
+		for n := range 6 {
+			try(oneFunction{name: name, n: n}, func(a arguments) bool { return len(a) == n })
+		}
+		for n := range len(calls[0]) {
+			for _, bit := range []uint8{routing.RefusesString, routing.RefusesInteger, routing.RefusesNumeric, routing.RefusesBoolean} {
+				if n < 4 && !p.plus {
+					f := oneFunction{name: name, n: len(calls[0])}
+					f.refuses[n] = bit
+					try(f, func(a arguments) bool { return len(a) == f.n && a[n] != bit })
+				}
 			}
 		}
 	}
@@ -568,10 +610,11 @@ func unqualify(s set) set {
 }
 
 // oneFunction is a catalogue in which all is harmless but a function of one
-// name that takes n arguments.
+// name that takes n arguments, and refuses some literals.
 type oneFunction struct {
-	name string
-	n    int
+	name    string
+	n       int
+	refuses [4]uint8
 }
 
 func (o oneFunction) Function(name string) ([]routing.Overload, bool) {
@@ -580,7 +623,7 @@ func (o oneFunction) Function(name string) ([]routing.Overload, bool) {
 		return []routing.Overload{harmless}, true
 	}
 	writes := routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction}
-	return []routing.Overload{harmless, {Meaning: writes, MinArgs: o.n, MaxArgs: o.n}}, true
+	return []routing.Overload{harmless, {Meaning: writes, MinArgs: o.n, MaxArgs: o.n, Refuses: o.refuses}}, true
 }
 
 func (oneFunction) Relation(string) (routing.Meaning, bool) { return routing.Harmless, true }
