@@ -30,7 +30,7 @@ type graph struct {
 	meaning map[object]routing.Meaning
 	apart   map[object]routing.Meaning // of functions that run texts, without these
 	late    []body                     // names that were met only when others were known
-	tainted map[uint32]bool            // types that a cast which is not harmless converts
+	tainted map[uint32]bool            // types whose casts or comparisons are not harmless
 }
 
 // Read finds out what names mean, in a transaction that only reads. readOnly are
@@ -409,7 +409,7 @@ func (g *graph) relationMeaning(o object) routing.Meaning {
 	}
 	for _, t := range r.columns {
 		if g.tainted[t] {
-			m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a column whose cast is not harmless"})
+			m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a column whose cast or comparison is not harmless"})
 		}
 	}
 	return m
@@ -436,7 +436,7 @@ func (g *graph) refsMeaning(self object, r *refs, path int) routing.Meaning {
 			}
 			m.Add(o)
 			if kind(k) == types && g.tainted[oid] {
-				m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "uses a type whose cast is not harmless"})
+				m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "uses a type whose cast or comparison is not harmless"})
 			}
 		}
 	}
@@ -473,8 +473,9 @@ func (g *graph) isReadOnly(p *proc) bool {
 	return g.readOnly[p.name] || g.readOnly[p.schema+"."+p.name]
 }
 
-// taint notes the types whose casts are not harmless, and reports whether there
-// are any. A text need not name a cast, nor the type: a column of it is enough.
+// taint notes the types whose casts or comparisons are not harmless, and reports
+// whether there are any. A text need not name them, nor the type: a column of it
+// is enough.
 func (g *graph) taint() bool {
 	for _, c := range g.casts {
 		if g.of(procs, c.proc, 0).Class != routing.Read {
@@ -567,7 +568,7 @@ func (n scope) first(k kind, name string) (routing.Meaning, bool) {
 	}
 	m := n.of(k, list[0], n.path)
 	if k == types && n.tainted[list[0]] {
-		m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a cast that is not harmless"})
+		m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a cast or comparison that is not harmless"})
 	}
 	return m, true
 }

@@ -97,7 +97,9 @@ type store struct {
 	casts     []cast
 }
 
-// A cast is one that somebody made and that calls a function.
+// A cast is one that somebody made and that calls a function. What sorts and
+// groups values is called like one, without being named: a function of an
+// operator class, of the type source and of its arrays.
 type cast struct{ source, target, proc uint32 }
 
 func newStore(ctx context.Context, tx *sql.Tx) *store {
@@ -135,7 +137,9 @@ func (s *store) query(scan func(*sql.Rows) error, query string, args ...any) err
 // separator stands between the parts of values that are lists.
 const separator = "\x01"
 
-// session reads what bare names depend on, and the casts.
+// session reads what bare names depend on, and what is called without a name. Of
+// the functions in C of operator classes, which extensions have by the hundred,
+// none writes.
 func (s *store) session() error {
 	var path string
 	err := s.tx.QueryRowContext(s.ctx, `SELECT pg_catalog.array_to_string(pg_catalog.current_schemas(true), pg_catalog.chr(1)), current_user::text`).Scan(&path, &s.user)
@@ -149,7 +153,14 @@ func (s *store) session() error {
 		s.casts = append(s.casts, c)
 		s.needOID(procs, c.proc)
 		return err
-	}, `SELECT castsource::int8, casttarget::int8, castfunc::oid::int8 FROM pg_catalog.pg_cast WHERE oid >= $1::int8::oid AND castfunc <> 0::oid`, firstUserOID)
+	}, `SELECT castsource::int8, casttarget::int8, castfunc::oid::int8 FROM pg_catalog.pg_cast WHERE oid >= $1::int8::oid AND castfunc <> 0::oid
+UNION
+SELECT t.oid::int8, t.typarray::int8, p.oid::int8
+FROM (SELECT amproclefttype, amproc::oid FROM pg_catalog.pg_amproc WHERE oid >= $1::int8::oid
+	UNION ALL SELECT a.amoplefttype, o.oprcode::oid FROM pg_catalog.pg_amop a JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr WHERE a.oid >= $1::int8::oid) f(type, proc)
+JOIN pg_catalog.pg_type t ON t.oid = f.type
+JOIN pg_catalog.pg_proc p ON p.oid = f.proc AND p.oid >= $1::int8::oid
+JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname <> 'c'`, firstUserOID)
 }
 
 // Version returns a text that is another one after definitions were changed, in

@@ -167,3 +167,12 @@ CREATE FUNCTION does_write() RETURNS int LANGUAGE plpgsql AS $$ BEGIN DELETE FRO
 CREATE FUNCTION c2() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN c3() + does_write(); END $$;
 CREATE FUNCTION c1() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN c2() + does_ddl(); END $$;
 CREATE OR REPLACE FUNCTION c3() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN c1() + does_ddl(); END $$;
+
+-- Functions that sort values.
+CREATE TYPE sorted AS (n int);
+CREATE FUNCTION compare_write(sorted, sorted) RETURNS int LANGUAGE sql AS $$ SELECT nextval('s')::int $$;
+CREATE FUNCTION less(sorted, sorted) RETURNS boolean LANGUAGE sql AS $$ SELECT $1.n < $2.n $$;
+CREATE OPERATOR << (LEFTARG = sorted, RIGHTARG = sorted, FUNCTION = less);
+CREATE OPERATOR CLASS sorted_ops DEFAULT FOR TYPE sorted USING btree AS OPERATOR 1 <<, FUNCTION 1 compare_write(sorted, sorted);
+CREATE TABLE has_sorted (s sorted);
+CREATE TABLE has_sorted_array (s sorted[]);
