@@ -5,8 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -29,11 +27,15 @@ func regressCorpus(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// corpusVersion is the version of PostgreSQL that the corpus is from.
+// corpusVersion is the version of PostgreSQL that the corpus is from, or
+// "unknown" if it is somebody's source tree.
 func corpusVersion(t *testing.T, corpus string) string {
 	t.Helper()
 	version, err := os.ReadFile(filepath.Join(corpus, "version"))
-	if err != nil {
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "unknown"
+	case err != nil:
 		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(version))
@@ -131,24 +133,3 @@ func (c *chain) add(t *testing.T, name, file string) {
 	}
 	c.sources = append(c.sources, source{name, string(text)})
 }
-
-// excluded returns why the truth of a statement is not to be believed, or
-// nothing.
-func excluded(source, sql string) string {
-	i := slices.IndexFunc(exclusions, func(e exclusion) bool {
-		return e.source == source && e.sql.MatchString(sql)
-	})
-	if i < 0 {
-		return ""
-	}
-	return exclusions[i].why
-}
-
-// An exclusion is of statements in one source.
-type exclusion struct {
-	source string
-	sql    *regexp.Regexp
-	why    string
-}
-
-var exclusions = []exclusion{}
