@@ -64,23 +64,23 @@ SELECT last_value FROM s;
 SELECT x.log_cnt, is_called FROM public.s AS x;
 --= differs
 SELECT s.last_value FROM t, s WHERE t.id = 1;
---= differs
+--= server
 SELECT pg_sequence_last_value('s');
---= differs
+--= server
 SELECT last_value FROM pg_sequences WHERE sequencename = 's';
 --= differs
 SELECT max(n) FROM (SELECT last_value AS n FROM with_serial_id_seq) q;
---= differs
+--= server
 SELECT pg_is_in_recovery();
---= differs
+--= server
 SELECT pg_backend_pid();
---= differs
+--= server
 SELECT current_setting('cluster_name');
---= differs
+--= server
 SELECT setting FROM pg_settings WHERE name = 'cluster_name';
---= differs
+--= server
 SELECT count(*) FROM pg_stat_replication;
---= differs
+--= server
 SELECT count(*) > 0 FROM pg_stat_wal_receiver;
 --= server
 SELECT count(*) >= 0 FROM pg_locks;
@@ -100,9 +100,9 @@ SELECT pg_notify('channel', 'payload');
 SELECT nextval('s');
 --= refused
 SELECT setval('s', 5);
---= differs
+--= server
 SELECT currval('s');
---= differs
+--= server
 SELECT lastval();
 --= refused
 SELECT lo_create(4242);
