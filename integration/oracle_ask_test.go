@@ -148,7 +148,7 @@ func (r *reading) meta(pc piece) bool {
 
 // expected matches the comment before a statement of our own that says what it
 // is known to be, and perhaps that running it does not show that.
-var expected = regexp.MustCompile(`^--= (\w+)( unseen)?\n`)
+var expected = regexp.MustCompile(`(?m)^--= (\w+)( unseen)?\n`)
 
 // statement finds out what a statement is, and what pgherd calls it.
 func (r *reading) statement(pc piece) {
@@ -165,7 +165,7 @@ func (r *reading) statement(pc piece) {
 	f := finding{Source: r.name, SQL: pc.sql, Truth: v.truth, Detail: v.detail, searchPath: r.pair.path}
 	r.classify(&f, pc)
 	if m := expected.FindStringSubmatch(f.SQL); m != nil && m[1] != string(f.Truth) {
-		r.t.Errorf("%s: %s: %q (%s), want %s", r.name, strings.TrimPrefix(f.SQL, m[0]), f.Truth, f.Detail, m[1])
+		r.t.Errorf("%s: %s: %q (%s), want %s", r.name, f.SQL, f.Truth, f.Detail, m[1])
 	}
 	r.findings = append(r.findings, f)
 	switch f.Truth {
