@@ -205,19 +205,25 @@ func (k *Keeper) version(ctx context.Context) (string, error) {
 // update reads what is wanted, or all that was ever read.
 func (k *Keeper) update(ctx context.Context, all bool) error {
 	k.mu.Lock()
-	epoch, wanted := k.mu.epoch, k.mu.wanted
+	epoch, known, wanted := k.mu.epoch, k.mu.current, k.mu.wanted
 	k.mu.wanted = nameSet{}
-	if all {
-		wanted.addCatalog(k.mu.current)
-	}
 	k.mu.Unlock()
+	if all {
+		wanted.addCatalog(known)
+	}
 
-	var found *routing.Catalog
+	// Statements that meet new names wait for the mutex, so that what takes long
+	// is done without it: nobody but Invalidate replaces what is known meanwhile.
+	next := known
 	var err error
 	if wanted.len() > 0 {
+		var found *routing.Catalog
 		ctx, cancel := context.WithTimeout(ctx, readTimeout)
 		found, err = k.source.Read(ctx, wanted.names())
 		cancel()
+		if err == nil {
+			next = extend(known, found)
+		}
 	}
 
 	k.mu.Lock()
@@ -225,14 +231,14 @@ func (k *Keeper) update(ctx context.Context, all bool) error {
 	switch {
 	case err != nil:
 		k.mu.wanted.add(wanted.names())
-	case found == nil:
 	case k.mu.epoch != epoch:
 		// It may be older than the change.
 		k.mu.wanted.add(wanted.names())
 		k.poke()
 		return nil
-	default:
-		k.mergeLocked(found)
+	case next != known:
+		k.mu.current = next
+		k.publish(next)
 	}
 	k.mu.tries++
 	k.mu.err = err
@@ -241,29 +247,38 @@ func (k *Keeper) update(ctx context.Context, all bool) error {
 	return err
 }
 
-// mergeLocked publishes what was found, beside what was known before.
-func (k *Keeper) mergeLocked(found *routing.Catalog) {
-	old := k.mu.current
-	if old.Len() > maxNames {
-		old = new(routing.Catalog)
+// extend returns what was found beside what was known before. What statements
+// were found to be stays valid with the catalogue it was found with: where
+// nothing changed, that is returned.
+func extend(known, found *routing.Catalog) *routing.Catalog {
+	if within(known.Functions, found.Functions) && within(known.Relations, found.Relations) &&
+		within(known.Operators, found.Operators) && within(known.Types, found.Types) {
+		return known
 	}
-	merged := &routing.Catalog{
-		Functions: merge(old.Functions, found.Functions),
-		Relations: merge(old.Relations, found.Relations),
-		Operators: merge(old.Operators, found.Operators),
-		Types:     merge(old.Types, found.Types),
+	if known.Len() > maxNames {
+		known = new(routing.Catalog)
 	}
-	// What statements were found to be stays valid with the catalogue it was
-	// found with: where nothing changed, it is not replaced.
-	if !reflect.DeepEqual(merged, k.mu.current) {
-		k.mu.current = merged
-		k.publish(merged)
+	return &routing.Catalog{
+		Functions: merge(known.Functions, found.Functions),
+		Relations: merge(known.Relations, found.Relations),
+		Operators: merge(known.Operators, found.Operators),
+		Types:     merge(known.Types, found.Types),
 	}
 }
 
-func merge[V any](old, found map[string]V) map[string]V {
-	m := make(map[string]V, len(old)+len(found))
-	maps.Copy(m, old)
+// within reports whether known has all that found has.
+func within[V any](known, found map[string]V) bool {
+	for name, v := range found {
+		if old, ok := known[name]; !ok || !reflect.DeepEqual(old, v) {
+			return false
+		}
+	}
+	return true
+}
+
+func merge[V any](known, found map[string]V) map[string]V {
+	m := make(map[string]V, len(known)+len(found))
+	maps.Copy(m, known)
 	maps.Copy(m, found)
 	return m
 }
