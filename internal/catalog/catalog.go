@@ -26,6 +26,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -47,8 +48,8 @@ const (
 	// readTimeout bounds one reading.
 	readTimeout = 30 * time.Second
 
-	// maxNames bounds what is remembered. Beyond it everything is forgotten, and
-	// what is still in use comes back.
+	// maxNames bounds what is remembered, and what is waited for. Beyond it
+	// everything is forgotten, and what is still in use comes back.
 	maxNames = 20_000
 )
 
@@ -102,9 +103,19 @@ func NewKeeper(source Source, publish func(*routing.Catalog)) *Keeper {
 // Want asks for names, without waiting.
 func (k *Keeper) Want(names routing.Names) {
 	k.mu.Lock()
-	k.mu.wanted.add(names)
+	k.wantLocked(names)
+	failing := k.mu.err != nil
 	k.mu.Unlock()
-	k.poke()
+	if !failing { // or else the next attempt comes by itself, which spares the server
+		k.poke()
+	}
+}
+
+func (k *Keeper) wantLocked(names routing.Names) {
+	if k.mu.wanted.len() > maxNames {
+		k.mu.wanted = nameSet{}
+	}
+	k.mu.wanted.add(names)
 }
 
 func (k *Keeper) poke() {
@@ -118,7 +129,7 @@ func (k *Keeper) poke() {
 // waits for is read after the call.
 func (k *Keeper) Read(ctx context.Context, names routing.Names) error {
 	k.mu.Lock()
-	k.mu.wanted.add(names)
+	k.wantLocked(names)
 	target := k.mu.tries + 2 // the one that may be under way does not count
 	k.mu.Unlock()
 	for {
@@ -230,15 +241,18 @@ func (k *Keeper) update(ctx context.Context, all bool) error {
 	defer k.mu.Unlock()
 	switch {
 	case err != nil:
-		k.mu.wanted.add(wanted.names())
+		k.wantLocked(wanted.names())
 	case k.mu.epoch != epoch:
 		// It may be older than the change.
-		k.mu.wanted.add(wanted.names())
+		k.wantLocked(wanted.names())
 		k.poke()
 		return nil
 	case next != known:
 		k.mu.current = next
 		k.publish(next)
+	}
+	if err == nil && k.mu.wanted.len() > 0 {
+		k.poke() // they were left to the next attempt after a failure
 	}
 	k.mu.tries++
 	k.mu.err = err
@@ -298,7 +312,9 @@ func (s *nameSet) put(k kind, name string) {
 	if s[k] == nil {
 		s[k] = make(map[string]struct{})
 	}
-	s[k][name] = struct{}{}
+	if _, ok := s[k][name]; !ok {
+		s[k][strings.Clone(name)] = struct{}{} // it is part of a text, which may be long
+	}
 }
 
 func (s *nameSet) addCatalog(c *routing.Catalog) {

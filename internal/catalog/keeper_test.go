@@ -251,3 +251,45 @@ func TestKeeperIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// TestKeeperSparesAFailingServer: what statements want while readings fail is
+// asked for by the next attempt, of which there is one in a while.
+func TestKeeperSparesAFailingServer(t *testing.T) {
+	f := &fakeServer{meaning: table, delay: time.Millisecond, err: errors.New("no server")}
+	keep(t, f, func(t *testing.T, k *Keeper) {
+		for i := range 1000 {
+			k.Want(relationsNamed(fmt.Sprint("t", i)))
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n, _, _ := f.seen(); n > 11 {
+			t.Errorf("%d readings in 10 seconds, want 11 at most", n)
+		}
+		f.set(func() { f.err, f.delay = nil, time.Second })
+		time.Sleep(retryInterval + time.Second/2)
+		k.Want(relationsNamed("last")) // during the one that ends the failure
+		time.Sleep(2 * time.Second)
+		if _, _, last := f.seen(); last.Len() != 1001 {
+			t.Errorf("%d names are known after the failure, want 1001", last.Len())
+		}
+	})
+}
+
+// TestKeeperIsBoundedWhileItFails: nor does one fill memory that cannot be told.
+func TestKeeperIsBoundedWhileItFails(t *testing.T) {
+	f := &fakeServer{meaning: table, err: errors.New("no server")}
+	keep(t, f, func(t *testing.T, k *Keeper) {
+		for i := range 5 {
+			var names []string
+			for j := range maxNames / 2 {
+				names = append(names, fmt.Sprint("t", i, "_", j))
+			}
+			k.Want(relationsNamed(names...))
+			f.seen()
+		}
+		f.set(func() { f.err = nil })
+		time.Sleep(retryInterval)
+		if _, _, last := f.seen(); last.Len() == 0 || last.Len() > 2*maxNames {
+			t.Errorf("%d names were waited for", last.Len())
+		}
+	})
+}
