@@ -122,7 +122,7 @@ func TestCancellationIsTheCallers(t *testing.T) {
 
 func TestQueryTimeout(t *testing.T) {
 	h := sharedHerd(t)
-	db := openDB(t, h.CreateDatabase(t).DSN(), "query_timeout=50ms")
+	db := openDB(t, h.CreateDatabase(t).DSN(), "query_timeout=500ms")
 	if _, err := db.Exec("select pg_sleep(10)"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("err = %v, want the deadline", err)
 	}

@@ -29,6 +29,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/pgherd/pgherd/routing"
 )
@@ -229,10 +230,7 @@ func (k *Keeper) update(ctx context.Context, all bool) error {
 	var err error
 	if wanted.len() > 0 {
 		var found *routing.Catalog
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
-		found, err = k.source.Read(ctx, wanted.names())
-		cancel()
-		if err == nil {
+		if found, err = k.readNames(ctx, wanted); err == nil {
 			next = extend(known, found)
 		}
 	}
@@ -259,6 +257,34 @@ func (k *Keeper) update(ctx context.Context, all bool) error {
 	close(k.mu.changed)
 	k.mu.changed = make(chan struct{})
 	return err
+}
+
+// readNames reads names. Those with characters that the encoding of the server
+// may not have are no names there if it refuses them: they must not keep it
+// from answering for the others, now and whenever it is asked again.
+func (k *Keeper) readNames(ctx context.Context, names nameSet) (*routing.Catalog, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	found, err := k.source.Read(ctx, names.names())
+	if err == nil || !refusesCharacter(err) {
+		return found, err
+	}
+	plain, strange := names.byEncoding()
+	if found, err = k.source.Read(ctx, plain.names()); err != nil {
+		return nil, err
+	}
+	return extend(strange.absent(), found), nil
+}
+
+// refusesCharacter reports whether err says that the server does not have, or
+// does not understand, a character. Drivers agree on how to ask for the code.
+func refusesCharacter(err error) bool {
+	var e interface{ SQLState() string }
+	if !errors.As(err, &e) {
+		return false
+	}
+	code := e.SQLState()
+	return code == "22021" || code == "22P05" // character_not_in_repertoire, untranslatable_character
 }
 
 // extend returns what was found beside what was known before. What statements
@@ -330,6 +356,40 @@ func (s *nameSet) addCatalog(c *routing.Catalog) {
 	for name := range c.Types {
 		s.put(types, name)
 	}
+}
+
+// byEncoding returns the names in ASCII, which every encoding has, and the others.
+func (s *nameSet) byEncoding() (plain, strange nameSet) {
+	for k, m := range s {
+		for name := range m {
+			if strings.IndexFunc(name, func(r rune) bool { return r > unicode.MaxASCII }) < 0 {
+				plain.put(kind(k), name)
+			} else {
+				strange.put(kind(k), name)
+			}
+		}
+	}
+	return plain, strange
+}
+
+// absent returns what is known of names that do not exist.
+func (s *nameSet) absent() *routing.Catalog {
+	c := &routing.Catalog{
+		Functions: make(map[string][]routing.Overload),
+		Relations: make(map[string]routing.Meaning),
+		Operators: make(map[string]routing.Meaning),
+		Types:     make(map[string]routing.Meaning),
+	}
+	for name := range s[procs] {
+		c.Functions[name] = nil
+		c.Types[name] = routing.Meaning{} // a call may be a cast
+	}
+	for k, m := range map[kind]map[string]routing.Meaning{relations: c.Relations, operators: c.Operators, types: c.Types} {
+		for name := range s[k] {
+			m[name] = routing.Meaning{}
+		}
+	}
+	return c
 }
 
 func (s *nameSet) len() (n int) {
