@@ -215,7 +215,7 @@ func refusedByStandby(e *pgconn.PgError) bool {
 // RecoveryInProgress(), by its code.
 var refusals = map[string][]string{
 	"0A000": { // feature_not_supported
-		"get_relation_info",                  // an unlogged table
+		"get_relation_info", "BeginCopyTo", // an unlogged table
 		"GetSerializableTransactionSnapshot", // default_transaction_isolation
 		"call_bool_check_hook",               // a function SET transaction_read_only
 		"call_enum_check_hook",               // … transaction_isolation
