@@ -16,8 +16,9 @@ import (
 // reads until it is known. Call it before [Connector.Explain], or to have
 // replicas serve from the first statement on.
 //
-// It is an error if no server can be asked. With catalog=off, and before the
-// first Connect, it does nothing.
+// It is an error if no server can be asked, [ErrClosed] after Close. With
+// catalog=off, where the roles of all servers are given, and before the first
+// Connect, it does nothing.
 func (c *Connector) ReadCatalog(ctx context.Context, texts ...string) error {
 	k := c.names.Load()
 	if k == nil {
@@ -32,6 +33,9 @@ func (c *Connector) ReadCatalog(ctx context.Context, texts ...string) error {
 	}
 	for range rounds {
 		if err := k.Read(ctx, names); err != nil {
+			if c.closed.Load() {
+				return ErrClosed
+			}
 			return err
 		}
 		names = routing.Names{}

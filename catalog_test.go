@@ -210,7 +210,7 @@ func TestReadCatalogOfClosedHerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.Close()
-	if err := herd.ReadCatalog(t.Context(), "select f_read()"); err == nil {
-		t.Error("ReadCatalog succeeded")
+	if err := herd.ReadCatalog(t.Context(), "select f_read()"); err != pgherd.ErrClosed {
+		t.Errorf("ReadCatalog: %v, want %v", err, pgherd.ErrClosed)
 	}
 }

@@ -76,8 +76,10 @@ type Member struct {
 
 	// Role is routing.Unknown, the zero value, for a PostgreSQL server that is
 	// to be asked, as those of a DSN are. It then needs room for one more
-	// connection, the probe's. Any other role is believed for good, the server
-	// is never asked anything, and as a replica it passes for one without lag.
+	// connection, the probe's, and now and then for another one that reads its
+	// catalogue. Any other role is believed for good, the server is never asked
+	// anything, its catalogue included, and as a replica it passes for one
+	// without lag.
 	Role routing.Role
 
 	// Weight is the replica's share of reads; 0 means 1.
