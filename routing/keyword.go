@@ -105,6 +105,7 @@ const (
 	kwTrue
 	kwFalse
 	kwAnalyze // ANALYZE and ANALYSE
+	kwArray
 	kwAs
 	kwCase
 	kwCast
@@ -244,13 +245,14 @@ var keywords = [...]struct {
 	{kwXMLSerialize, "xmlserialize"},
 	{kwXMLTable, "xmltable"},
 	{kwValues, "values"},
-	{kwReserved, "all and any array asymmetric both check collate column constraint default deferrable else foreign " +
+	{kwReserved, "all and any asymmetric both check collate column constraint default deferrable else foreign " +
 		"initially leading or placing primary references some symmetric then trailing unique"},
 	{kwConstant, "current_catalog current_date current_role current_time current_timestamp current_user localtime " +
 		"localtimestamp null session_user user"},
 	{kwTrue, "true"},
 	{kwFalse, "false"},
 	{kwAnalyze, "analyze analyse"},
+	{kwArray, "array"},
 	{kwAs, "as"},
 	{kwBetween, "between"},
 	{kwCase, "case"},

@@ -562,6 +562,9 @@ func (s *scanner) word(toks []token, i int) int {
 			s.endFrom(f)
 			return 1
 		}
+	case kwArray:
+		s.operand = next.kind != tokOpenSq && !call // of a type
+		return 1
 	case kwCase:
 		if next.word != kwWhen && !beginsNoOperand(next) {
 			s.operator("=")
@@ -613,6 +616,11 @@ func (s *scanner) word(toks []token, i int) int {
 		}
 
 	case kwFor:
+		if wordIs(s.sql, s.prev, "collation") {
+			f.expect = f.expect && f.clause != inFrom
+			s.operand, s.next = true, parenExpr
+			return 1
+		}
 		s.operand = false
 		s.locking(toks, i)
 		return 1
@@ -788,7 +796,7 @@ func beginsNoOperand(t token) bool {
 		return true
 	}
 	switch t.word {
-	case kwReserved, kwCase, kwCast, kwConstant, kwTrue, kwFalse, kwNot:
+	case kwReserved, kwArray, kwCase, kwCast, kwConstant, kwTrue, kwFalse, kwNot:
 		return false
 	}
 	return t.word.reserved()
@@ -1058,7 +1066,7 @@ func (s *scanner) name(toks []token, i int) int {
 	}
 	if !call {
 		switch {
-		case last+1 < len(toks) && toks[last+1].kind == tokString && !operand && !chain[0].word.colName() && !(s.plpgsql && wordIs(s.sql, chain[0], "sqlstate")):
+		case last+1 < len(toks) && toks[last+1].kind == tokString && !operand && (n > 1 || !chain[0].word.colName()) && !(s.plpgsql && wordIs(s.sql, chain[0], "sqlstate")):
 			s.typeName(chain) // date '2020-01-01'
 		case operand && f.clause == inColumns && wordIs(s.sql, chain[0], "path"):
 			s.operand = false // of XMLTABLE, an expression follows

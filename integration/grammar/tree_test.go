@@ -20,7 +20,7 @@ type parsed struct {
 	kind string // of its node
 	node fields
 
-	writes, locks, into, temp, hold bool
+	writes, locks, into, temp bool
 
 	functions, relations, operators, types set
 
@@ -38,14 +38,6 @@ type fields = map[string]any
 type set map[string]bool
 
 func (s set) String() string { return strings.Join(slices.Sorted(maps.Keys(s)), ", ") }
-
-func setOf(list []string) set {
-	s := set{}
-	for _, v := range list {
-		s[v] = true
-	}
-	return s
-}
 
 // parse reads a text of any number of statements.
 func parse(sql string) ([]*parsed, error) {
@@ -572,8 +564,12 @@ func (p *parsed) keywordCall(name string) bool {
 		"json_serialize", "json_table", "json_value", "merge_action":
 		return p.json
 	}
-	return p.syntax[name]
+	return p.syntax[name] || modified.MatchString(p.sql)
 }
+
+// modified matches a parameter in place of the literal of a type with modifiers,
+// which only libpg_query takes.
+var modified = regexp.MustCompile(`\)\s*\$\d`)
 
 // keywordType allows for JSON, which is a keyword from version 17 on, for TREAT
 // (… AS type), which the grammar makes a call of a function of that name, and for
