@@ -655,7 +655,7 @@ func (s *scanner) set(toks []token) {
 		toks = toks[1:]
 	}
 	switch {
-	case len(toks) > 0 && toks[0].word == kwTransaction:
+	case len(toks) > 1 && toks[0].word == kwTransaction && isName(toks[1]) && toks[1].word != kwTo: // else it is a setting
 		s.raise(Txn, ReasonTransactionControl)
 	case local, len(toks) > 0 && toks[0].word == kwConstraints:
 		s.raise(SessionState, ReasonSessionState)
