@@ -455,9 +455,10 @@ func (s *scanner) word(toks []token, i int) int {
 	if f.clause == inColumns && f.expect && !k.reserved() && !call {
 		return s.columnDef(toks, i)
 	}
-	switch k {
-	case kwNone:
+	if k == kwNone || s.prev.kind == tokDot { // (a).from
 		return s.name(toks, i)
+	}
+	switch k {
 	case kwAs:
 		s.operand = false
 		switch {
@@ -780,7 +781,7 @@ func (s *scanner) between(toks []token, i int) bool {
 		s.operand = false
 		return true
 	}
-	if !s.operand || i+1 == len(toks) || beginsNoOperand(toks[i+1]) {
+	if !s.operand || s.top().clause == inFrom || i+1 == len(toks) || beginsNoOperand(toks[i+1]) {
 		return false // a label, an alias, or the name of an argument
 	}
 	s.operator(">=")
