@@ -93,6 +93,9 @@ func (b *plpgsqlBody) segment(toks []token) {
 			toks = toks[min(n+1, len(toks)):]
 		case b.is(toks, 0, "case"):
 			n := b.find(toks, 1, "when")
+			if n > 1 {
+				b.operator("=")
+			}
 			b.expression(toks[1:n])
 			toks = toks[n:]
 		case b.is(toks, 0, "while"):
@@ -160,15 +163,16 @@ func (b *plpgsqlBody) dynamic(toks []token) {
 	b.expression(toks)
 }
 
-// query reads a query or a data-modifying statement that returns rows.
+// query reads a statement that returns rows: a query, one that changes data,
+// EXPLAIN, SHOW.
 func (b *plpgsqlBody) query(toks []token) {
 	switch {
 	case b.is(toks, 0, "execute"):
 		b.dynamic(toks[1:])
-	case startsQuery(toks) || len(toks) > 0 && dataModifying(toks[0].word):
-		b.statement(toks)
-	default:
+	case len(toks) == 0:
 		b.raise(Unclassified, ReasonUnclassified)
+	default:
+		b.statement(toks)
 	}
 }
 
@@ -183,20 +187,24 @@ func (b *plpgsqlBody) loop(toks []token) {
 	switch {
 	case b.is(toks, 0, "array"): // FOREACH x IN ARRAY
 		b.expression(toks[1:])
-	case b.is(toks, 0, "execute"), startsQuery(toks), len(toks) > 0 && dataModifying(toks[0].word):
-		b.query(toks)
 	case b.isCursor(toks):
 		b.expression(toks[1:]) // arguments in parentheses
-	default: // integers: [REVERSE] a .. b [BY c]
-		if b.is(toks, 0, "reverse") {
-			toks = toks[1:]
-		}
+	default:
 		n := 0
 		for n < len(toks) && !(toks[n].kind == tokDot && n+1 < len(toks) && toks[n+1].kind == tokDot) {
 			n++
 		}
-		b.expression(toks[:n])
-		b.expression(toks[min(n+2, len(toks)):])
+		if n == len(toks) {
+			b.query(toks)
+			return
+		}
+		// Integers: [REVERSE] a .. b [BY c]
+		first := 0
+		if b.is(toks, 0, "reverse") {
+			first = 1
+		}
+		b.expression(toks[first:n])
+		b.expression(toks[n+2:])
 	}
 }
 
@@ -234,11 +242,7 @@ func (b *plpgsqlBody) declaration(toks []token) {
 	case b.is(rest, 0, "constant"):
 		rest = rest[1:]
 	}
-	if last, ok := chainEnd(rest, 0); ok {
-		if last+1 >= len(rest) || b.sql[rest[last+1].start:rest[last+1].end] != "%" { // x t.c%TYPE
-			b.typeAt(rest, 0)
-		}
-	}
+	b.declaredType(rest)
 	for i, t := range rest {
 		switch {
 		case t.word == kwReserved && b.is(rest, i, "default"),
@@ -249,6 +253,21 @@ func (b *plpgsqlBody) declaration(toks []token) {
 	}
 }
 
+// declaredType reads the type of a variable. That of a column, t.c%TYPE, or of a
+// row, t%ROWTYPE, is taken for the type of the table's rows.
+func (b *plpgsqlBody) declaredType(toks []token) {
+	last, ok := chainEnd(toks, 0)
+	switch {
+	case !ok:
+	case last+1 >= len(toks) || b.sql[toks[last+1].start:toks[last+1].end] != "%":
+		b.typeAt(toks, 0)
+	case b.is(toks, last+2, "rowtype"):
+		b.typeName(toks[:last+1])
+	case last > 0:
+		b.typeName(toks[:last-1])
+	}
+}
+
 // simple reads a statement that opens and closes no block.
 func (b *plpgsqlBody) simple(toks []token) {
 	rest := toks[1:]
@@ -256,7 +275,7 @@ func (b *plpgsqlBody) simple(toks []token) {
 	case b.assigns(toks):
 		b.expression(toks)
 	case b.is(toks, 0, "null", "get"): // GET DIAGNOSTICS
-	case b.is(toks, 0, "perform", "assert"):
+	case b.is(toks, 0, "perform", "assert", "call"):
 		b.expression(rest)
 	case b.is(toks, 0, "exit", "continue"):
 		if n := b.find(rest, 0, "when"); n < len(rest) {
@@ -288,7 +307,7 @@ func (b *plpgsqlBody) simple(toks []token) {
 	case b.is(toks, 0, "fetch", "move", "close"): // of a cursor variable
 		b.closes = b.closes || b.is(toks, 0, "close")
 		if b.is(rest, 0, "absolute", "relative", "forward", "backward") {
-			b.expression(rest[1:])
+			b.expression(rest[1:b.find(rest, 1, "from", "in")])
 		}
 	default:
 		b.statement(toks)

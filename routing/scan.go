@@ -960,8 +960,10 @@ func (s *scanner) qualifiedOperator(toks []token, i int) int {
 		switch {
 		case !ok:
 			s.raise(Unclassified, ReasonUnclassified)
-		case schema != "pg_catalog":
-			s.verdict.raise(Write, ReasonFunction)
+		default:
+			if schema != "pg_catalog" {
+				s.verdict.raise(Write, ReasonFunction)
+			}
 			s.operators.add(s.dotted(toks[first:op-1]) + "." + name)
 		}
 	} else {
@@ -1168,8 +1170,8 @@ func (s *scanner) call(chain []token) {
 			// An extension's at best; what pins keeps pinning.
 			e.class, e.reason = Write, ReasonFunction
 		}
-		name = s.dotted(chain)
 	}
+	name = s.dotted(chain)
 	s.callee = s.functions.add(name) + 1
 	if _, ok := runsText(bare, 0); ok && own {
 		return // see endCall
@@ -1235,11 +1237,12 @@ func (s *scanner) relation(chain []token) {
 
 // typeName notes a type that the text casts to.
 func (s *scanner) typeName(chain []token) {
-	if _, ok := identifier(s.sql, chain[len(chain)-1]); !ok {
+	name, ok := identifier(s.sql, chain[len(chain)-1])
+	if !ok {
 		s.raise(Unclassified, ReasonUnclassified)
 		return
 	}
-	if len(chain) > 1 {
+	if len(chain) > 1 && known(name) {
 		if schema, ok := identifier(s.sql, chain[len(chain)-3]); ok && schema == "pg_catalog" {
 			return
 		}
@@ -1263,16 +1266,23 @@ func (s *scanner) columnName(t token) {
 	}
 }
 
-// dotted returns a name with its schema.
+// dotted returns a name with its schema. A part that holds a dot or a quote
+// is quoted, so that "s.f" is no f in s.
 func (s *scanner) dotted(chain []token) string {
 	if len(chain) == 1 {
-		name, _ := identifier(s.sql, chain[0])
-		return name
+		return s.part(chain[0])
 	}
 	parts := make([]string, 0, 3)
 	for i := 0; i < len(chain); i += 2 {
-		part, _ := identifier(s.sql, chain[i])
-		parts = append(parts, part)
+		parts = append(parts, s.part(chain[i]))
 	}
 	return strings.Join(parts, ".")
+}
+
+func (s *scanner) part(t token) string {
+	name, _ := identifier(s.sql, t)
+	if t.kind != tokWord && (name == "" || strings.ContainsAny(name, `."`)) {
+		return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+	}
+	return name
 }
