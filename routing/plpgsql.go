@@ -191,7 +191,7 @@ func (b *plpgsqlBody) loop(toks []token) {
 		b.expression(toks[1:]) // arguments in parentheses
 	default:
 		n := 0
-		for n < len(toks) && !(toks[n].kind == tokDot && n+1 < len(toks) && toks[n+1].kind == tokDot) {
+		for n < len(toks) && !b.isRange(toks[n:]) {
 			n++
 		}
 		if n == len(toks) {
@@ -204,8 +204,17 @@ func (b *plpgsqlBody) loop(toks []token) {
 			first = 1
 		}
 		b.expression(toks[first:n])
-		b.expression(toks[n+2:])
+		if n++; toks[n].kind == tokDot {
+			n++
+		}
+		b.expression(toks[n:])
 	}
+}
+
+// isRange reports whether toks begin with "..". The lexer takes the second dot
+// for the beginning of a number where a digit follows.
+func (b *plpgsqlBody) isRange(toks []token) bool {
+	return len(toks) > 1 && toks[0].kind == tokDot && b.sql[toks[1].start] == '.'
 }
 
 func (b *plpgsqlBody) isCursor(toks []token) bool {
