@@ -20,6 +20,9 @@ import (
 // catalog=off, where the roles of all servers are given, and before the first
 // Connect, it does nothing.
 func (c *Connector) ReadCatalog(ctx context.Context, texts ...string) error {
+	if c.begun.Load() {
+		c.startCatalog()
+	}
 	k := c.names.Load()
 	if k == nil {
 		return nil
@@ -47,6 +50,18 @@ func (c *Connector) ReadCatalog(ctx context.Context, texts ...string) error {
 		}
 	}
 	return nil
+}
+
+// startCatalog has statements judged by the catalogue from now on, once begin
+// has made what it is read through.
+func (c *Connector) startCatalog() {
+	c.startNames.Do(func() {
+		if c.prober.Load() != nil && !c.cfg.CatalogOff {
+			c.names.Store(catalog.NewKeeper(catalogSource{c}, func(cat *routing.Catalog) {
+				c.classes.SetCatalog(cat, c.wantNames)
+			}))
+		}
+	})
 }
 
 // resolve finds out what the names of k stand for, and makes k the statement

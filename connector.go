@@ -45,13 +45,14 @@ type Connector struct {
 	notices   noticeLimit
 	rehearsal rehearsal
 
-	closed atomic.Bool
-	start  sync.Once
-	begun  atomic.Bool                     // start is done: the servers' pools are there
-	prober atomic.Pointer[lagprobe.Prober] // nil before start, and if no server is asked
-	names  atomic.Pointer[catalog.Keeper]  // nil before start, without prober, and with CatalogOff
-	stop   context.CancelFunc
-	warm   sync.WaitGroup // the goroutine that keeps pool_min_conns
+	closed     atomic.Bool
+	start      sync.Once
+	startNames sync.Once                       // see startCatalog
+	begun      atomic.Bool                     // start is done: the servers' pools are there
+	prober     atomic.Pointer[lagprobe.Prober] // nil before start, and if no server is asked
+	names      atomic.Pointer[catalog.Keeper]  // nil before startCatalog, without prober, and with CatalogOff
+	stop       context.CancelFunc
+	warm       sync.WaitGroup // the goroutine that keeps pool_min_conns
 
 	mu struct {
 		sync.Mutex
@@ -75,9 +76,8 @@ type Member struct {
 	DB   *sql.DB
 
 	// Role is routing.Unknown, the zero value, for a PostgreSQL server that is
-	// to be asked, as those of a DSN are. It then needs room for one more
-	// connection, the probe's, and now and then for another one that reads its
-	// catalogue. Any other role is believed for good, the server is never asked
+	// to be asked, as those of a DSN are. It then needs room for two more
+	// connections, the probe's and one that reads its catalogue. Any other role is believed for good, the server is never asked
 	// anything, its catalogue included, and as a replica it passes for one
 	// without lag.
 	Role routing.Role
@@ -156,10 +156,14 @@ func (c *Connector) addMembers(members []Member) error {
 		}
 		if m.Role == routing.Unknown {
 			s.asked, s.catalog = m.DB, m.DB
-			if limit == 1 {
-				errs = append(errs, fmt.Errorf("pgherd: NewConnector: member %q: its handle has room for one connection, which the probe needs; allow more, or give the member a Role", m.Name))
+			own := 2 // connections of the herd's
+			if c.cfg.CatalogOff {
+				own = 1
 			}
-			s.limit = max(limit-1, 0)
+			if limit > 0 && limit <= own {
+				errs = append(errs, fmt.Errorf("pgherd: NewConnector: member %q: its handle has room for %d connections, and the probe and the reading of the catalogue need %d; allow more, or give the member a Role", m.Name, limit, own))
+			}
+			s.limit = max(limit-own, 0)
 		}
 		c.servers = append(c.servers, s)
 	}
@@ -210,10 +214,8 @@ func (c *Connector) begin() {
 		}, c.learn))
 	}
 	c.begun.Store(true)
-	if len(targets) > 0 && !c.cfg.CatalogOff {
-		c.names.Store(catalog.NewKeeper(catalogSource{c}, func(cat *routing.Catalog) {
-			c.classes.SetCatalog(cat, c.wantNames)
-		}))
+	if len(c.servers) > 1 {
+		c.startCatalog() // with one there is nothing to decide, unless somebody asks
 	}
 	if n := c.cfg.PoolMinConns; n > 0 && len(targets) > 0 {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -268,6 +270,7 @@ func (c *Connector) Close() error {
 		c.stop()
 		c.warm.Wait()
 	}
+	c.startNames.Do(func() {}) // as above
 	if k := c.names.Load(); k != nil {
 		k.Close()
 	}

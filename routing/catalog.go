@@ -110,6 +110,7 @@ type Lookup interface {
 	// Function returns the functions that users made. Those of pg_catalog are
 	// known without it, and take part in a call of a bare name.
 	Function(name string) (overloads []Overload, known bool)
+	// Relation returns what reading a table, view or sequence does.
 	Relation(name string) (meaning Meaning, known bool)
 	// Operator and Type return the harmless meaning for those of pg_catalog.
 	Operator(name string) (meaning Meaning, known bool)
@@ -123,10 +124,17 @@ type Catalog struct {
 	Relations, Operators, Types map[string]Meaning
 }
 
+// Function implements [Lookup].
 func (c *Catalog) Function(name string) ([]Overload, bool) { o, ok := c.Functions[name]; return o, ok }
-func (c *Catalog) Relation(name string) (Meaning, bool)    { m, ok := c.Relations[name]; return m, ok }
-func (c *Catalog) Operator(name string) (Meaning, bool)    { m, ok := c.Operators[name]; return m, ok }
-func (c *Catalog) Type(name string) (Meaning, bool)        { m, ok := c.Types[name]; return m, ok }
+
+// Relation implements [Lookup].
+func (c *Catalog) Relation(name string) (Meaning, bool) { m, ok := c.Relations[name]; return m, ok }
+
+// Operator implements [Lookup].
+func (c *Catalog) Operator(name string) (Meaning, bool) { m, ok := c.Operators[name]; return m, ok }
+
+// Type implements [Lookup].
+func (c *Catalog) Type(name string) (Meaning, bool) { m, ok := c.Types[name]; return m, ok }
 
 // Len is the number of names in c.
 func (c *Catalog) Len() int {

@@ -327,7 +327,6 @@ func (s *scanner) statement(toks []token) {
 		// The prepared statement may be any, and lives in this session.
 		s.raise(Write, ReasonSessionState)
 		s.pin()
-		s.ddl = true
 		s.pinsOf(rest)
 	case kwPrepare:
 		s.prepare(rest)
@@ -362,7 +361,7 @@ func (s *scanner) statement(toks []token) {
 		s.pinsOf(rest)
 	case kwDo, kwCall:
 		s.raise(Write, ReasonFunction)
-		s.ddl = true
+		s.ddl = s.ddl || toks[0].word == kwDo && mayDefine(s.sql, rest)
 		s.pinsOf(rest)
 	case kwLock:
 		s.raise(Write, ReasonLock)
@@ -392,6 +391,23 @@ func definesMeaning(sql string, toks []token) bool {
 	}
 	// CREATE USER MAPPING is about foreign tables, which are never harmless.
 	return !wordIs(sql, toks[0], "user")
+}
+
+// mayDefine reports whether the code of a DO has the words for changing
+// definitions, or for running a text that does.
+func mayDefine(sql string, toks []token) bool {
+	for _, t := range toks {
+		if t.kind != tokString {
+			continue
+		}
+		code := strings.ToLower(sql[t.start:t.end])
+		for _, word := range [...]string{"create", "alter", "drop", "import", "execute"} {
+			if strings.Contains(code, word) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func dataModifying(k keyword) bool {
@@ -508,7 +524,7 @@ func (s *scanner) explain(toks []token) {
 // analyzes reports whether options of EXPLAIN, between parentheses, have it run
 // its statement: of several ANALYZE, the last decides.
 func (s *scanner) analyzes(options []token) (on bool) {
-	for _, option := range splitList(options) {
+	for _, option := range split(options, isComma) {
 		if len(option) == 0 {
 			continue
 		}

@@ -16,10 +16,15 @@ type TemplatePart struct {
 	Arg  int
 }
 
-// fill returns the text that a call has run.
+// fill returns the text that a call has run, unless it is longer than anybody
+// would write it.
 func (t Template) fill(c *call) (text string, ok bool) {
+	const longest = 64 << 10
 	var b strings.Builder
 	for _, p := range t {
+		if b.Len() > longest {
+			return "", false
+		}
 		if p.Arg == 0 {
 			b.WriteString(p.Text)
 			continue
@@ -88,37 +93,15 @@ func ExtensionTexts(name, categories string) (runs []Template) {
 // template reads an expression that makes a text of literals and arguments, and
 // of what is quoted as a literal. It notes which arguments it uses.
 func (b *plpgsqlBody) template(toks []token) (t Template, ok bool) {
-	for len(toks) > 0 {
-		n := b.operand1(toks)
-		part, ok := b.part(toks[:n])
+	concatenation := func(t token) bool { return t.kind == tokOp && b.sql[t.start:t.end] == "||" }
+	for _, operand := range split(toks, concatenation) {
+		part, ok := b.part(operand)
 		if !ok {
 			return nil, false
 		}
 		t = append(t, part...)
-		if toks = toks[n:]; len(toks) == 0 {
-			return t, true
-		}
-		toks = toks[1:] // ||
 	}
-	return nil, false
-}
-
-// operand1 is the index of the first || outside parentheses, or len(toks).
-func (b *plpgsqlBody) operand1(toks []token) int {
-	depth := 0
-	for i, t := range toks {
-		switch t.kind {
-		case tokOpen, tokOpenSq:
-			depth++
-		case tokClose, tokCloseSq:
-			depth--
-		case tokOp:
-			if depth == 0 && b.sql[t.start:t.end] == "||" {
-				return i
-			}
-		}
-	}
-	return len(toks)
+	return t, true
 }
 
 // part reads an operand of ||.
@@ -145,7 +128,7 @@ func (b *plpgsqlBody) part(toks []token) (t Template, ok bool) {
 	case b.is(toks, 0, "quote_literal", "quote_nullable"):
 		return Template{{Text: "''"}}, true
 	case b.is(toks, 0, "format"):
-		return b.format(splitList(args))
+		return b.format(split(args, isComma))
 	}
 	return nil, false
 }
@@ -195,24 +178,24 @@ func (b *plpgsqlBody) format(args [][]token) (t Template, ok bool) {
 	}
 }
 
-// splitList cuts tokens at the commas outside parentheses.
-func splitList(toks []token) (list [][]token) {
+// split cuts toks at those outside of parentheses that are separators.
+func split(toks []token, separator func(token) bool) (list [][]token) {
 	depth, start := 0, 0
 	for i, t := range toks {
-		switch t.kind {
-		case tokOpen, tokOpenSq:
+		switch {
+		case t.kind == tokOpen || t.kind == tokOpenSq:
 			depth++
-		case tokClose, tokCloseSq:
+		case t.kind == tokClose || t.kind == tokCloseSq:
 			depth--
-		case tokComma:
-			if depth == 0 {
-				list = append(list, toks[start:i])
-				start = i + 1
-			}
+		case depth == 0 && separator(t):
+			list = append(list, toks[start:i])
+			start = i + 1
 		}
 	}
 	return append(list, toks[start:])
 }
+
+func isComma(t token) bool { return t.kind == tokComma }
 
 // argument is the number of the function's argument that t names, or 0.
 func (b *plpgsqlBody) argument(t token) int {

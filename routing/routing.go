@@ -55,8 +55,9 @@ type Statement struct {
 	// knows of one of the names: see [Meaning.Because].
 	Because string
 
-	// DDL reports that the statement may change definitions that other
-	// statements rely on: those of functions, views, operators, types, policies.
+	// DDL reports that the statement changes definitions that other statements
+	// rely on, as far as its text tells: those of functions, views, operators,
+	// types, policies. What a procedure or a function does is not looked at.
 	DDL bool
 
 	// Functions and Relations are the names of what the text calls, and of what

@@ -56,6 +56,10 @@ func Read(ctx context.Context, conn *sql.Conn, names routing.Names, readOnly []s
 	if err := g.session(); err != nil {
 		return nil, err
 	}
+	// What follows is meant to find PostgreSQL's own functions and operators.
+	if _, err := tx.ExecContext(ctx, "SET LOCAL search_path = pg_catalog"); err != nil {
+		return nil, err
+	}
 	session := g.pathIndex(g.path)
 	bodies := []body{{names, session}}
 	for round := 0; len(bodies) > 0 && round < deepest; round++ {
