@@ -472,20 +472,34 @@ func lexDollar(sql string, i int) (end int, kind tokenKind) {
 }
 
 // identifier returns the name that a tokWord, tokQuoted or tokUQuoted stands
-// for: folded to lower case unless quoted. It allocates only if the name does
-// not stand in the text as it is.
+// for: folded to lower case unless quoted, and cut where PostgreSQL cuts it. It
+// allocates only if the name does not stand in the text as it is.
 func identifier(sql string, t token) (name string, ok bool) {
 	s := sql[t.start:t.end]
 	switch t.kind {
 	case tokWord:
-		return lowerASCII(s), true
+		return truncated(lowerASCII(s)), true
 	case tokQuoted:
-		return strings.ReplaceAll(s[1:len(s)-1], `""`, `"`), true
+		return truncated(strings.ReplaceAll(s[1:len(s)-1], `""`, `"`)), true
 	case tokUQuoted:
 		s = s[3:]
-		return unescape(strings.ReplaceAll(s[:closingQuote(s)], `""`, `"`), t.escape)
+		name, ok = unescape(strings.ReplaceAll(s[:closingQuote(s)], `""`, `"`), t.escape)
+		return truncated(name), ok
 	}
 	return "", false
+}
+
+// truncated returns as many characters of a name as NAMEDATALEN has room for.
+func truncated(name string) string {
+	const longest = 63
+	if len(name) <= longest {
+		return name
+	}
+	n := longest
+	for n > 0 && !utf8.RuneStart(name[n]) {
+		n--
+	}
+	return name[:n]
 }
 
 // closingQuote is the index of the quote that ends an identifier.

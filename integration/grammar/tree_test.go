@@ -183,12 +183,14 @@ func (p *parsed) visit(kind string, n fields, ctes scope) {
 		}
 	case "TypeName":
 		if name := dotted(n["names"]); name != "" && !strings.HasPrefix(name, "pg_catalog.") {
-			p.types[name] = true
+			p.types[name] = true // those of pg_catalog may be keywords: INT
 		}
 	case "InferClause":
 		p.infers = true
 	case "SetToDefault":
 		p.defaults = true
+	case "CreateSchemaStmt":
+		return // nothing temporary can be in it
 	case "PrepareStmt", "ViewStmt":
 		p.walk(n["query"], "query", ctes)
 		return
@@ -227,7 +229,7 @@ func (p *parsed) target(v any) {
 	var parts []string
 	for _, field := range []string{"catalogname", "schemaname", "relname"} {
 		if s, ok := n[field].(string); ok {
-			parts = append(parts, s)
+			parts = append(parts, quoted(s))
 		}
 	}
 	p.relations[strings.Join(parts, ".")] = true
@@ -274,9 +276,7 @@ func literal(arg any) uint8 {
 }
 
 func (p *parsed) operator(name string) {
-	if !strings.HasPrefix(name, "pg_catalog.") {
-		p.operators[name] = true
-	}
+	p.operators[strings.TrimPrefix(name, "pg_catalog.")] = true
 }
 
 // dotted joins a list of String nodes.
@@ -286,9 +286,17 @@ func dotted(list any) string {
 	for _, item := range items {
 		_, s := unwrap(item)
 		part, _ := s["sval"].(string)
-		parts = append(parts, part)
+		parts = append(parts, quoted(part))
 	}
 	return strings.Join(parts, ".")
+}
+
+// quoted is a part of a name as routing writes it.
+func quoted(part string) string {
+	if part == "" || strings.ContainsAny(part, `."`) {
+		return `"` + strings.ReplaceAll(part, `"`, `""`) + `"`
+	}
+	return part
 }
 
 // scanned reports whether the statement is a query or changes data.
@@ -498,7 +506,11 @@ func (p *parsed) differences() (list []string) {
 	compare := func(what string, got []string, want set, allowed func(string) bool) {
 		g := set{}
 		for _, name := range got {
-			g[strings.TrimPrefix(name, "pg_catalog.")] = true
+			if rest, ok := strings.CutPrefix(name, "pg_catalog."); !ok {
+				g[name] = true
+			} else if what != "types" {
+				g[rest] = true
+			}
 		}
 		for name := range g {
 			if !want[name] && !allowed(name) {
