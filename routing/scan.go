@@ -686,7 +686,7 @@ func (s *scanner) word(toks []token, i int) int {
 			return 1
 		}
 	case kwEscape:
-		if s.operand && !beginsNoOperand(next) {
+		if s.operand && f.clause != inFrom && !beginsNoOperand(next) {
 			s.operand = false
 			return 1
 		}
