@@ -149,15 +149,15 @@
 //
 // # Logging
 //
-// Like other drivers pgherd is silent: it counts and returns errors. What
-// only it knows of the texts of an application it tells a [Config.Logger], for
-// which the herd has to be opened with [NewConnector] and sql.OpenDB: at level
-// WARN the first time that a replica refuses a text, and under
-// read_preference=shadow at level INFO the first time that a replica would have
-// run one. Messages name the server and have the text as [routing.Normalize]
-// makes it, with no value in it, cut where it is long, and a fingerprint of it
-// that is the same in every process. There are at most 60 in a minute; the next
-// one says how many were missed.
+// pgherd counts and returns errors. What only it knows of the texts of an
+// application it also logs: at level WARN the first time that a replica refuses
+// a text, and under read_preference=shadow at level INFO the first time that a
+// replica would have run one. A herd that was opened by its DSN logs to
+// [slog.Default], one of [NewConnector] to its [Config.Logger], if it has one.
+// Messages name the server and have the text as [routing.Normalize] makes it,
+// with no value in it, cut where it is long, and a fingerprint of it that is the
+// same in every process. There are at most 60 in a minute; the next one says how
+// many were missed.
 //
 // # Errors
 //

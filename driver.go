@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"log/slog"
 	"time"
 )
 
@@ -19,12 +20,14 @@ var (
 )
 
 // OpenConnector returns a [*Connector] for a DSN as [ParseDSN] reads it. It
-// starts nothing and dials nothing: that is left to the first Connect.
+// starts nothing and dials nothing: that is left to the first Connect. What the
+// herd has to say goes to [slog.Default], as a DSN has no logger to name.
 func (d *Driver) OpenConnector(dsn string) (driver.Connector, error) {
 	cfg, err := ParseDSN(dsn)
 	if err != nil {
 		return nil, err
 	}
+	cfg.Logger = slog.Default()
 	return NewConnector(cfg)
 }
 

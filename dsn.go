@@ -77,8 +77,7 @@ type Config struct {
 	SessionReset SessionReset
 
 	// Logger gets what the herd has to say on its own: see Logging in the
-	// documentation of the package. With nil, which no DSN can change, it says
-	// nothing.
+	// documentation of the package. With nil it says nothing.
 	Logger *slog.Logger
 
 	// Params are the settings that each server's connection gets as they

@@ -722,3 +722,19 @@ func TestSerializableIsThePrimarys(t *testing.T) {
 		t.Errorf("%d misroutes", n)
 	}
 }
+
+// TestOpenLogsToTheDefault: who opens a herd by its DSN is told of a misroute, too.
+func TestOpenLogsToTheDefault(t *testing.T) {
+	var log bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	defer slog.SetDefault(before)
+	db, c := healingDB(t, "consistency=eventual")
+	get[int](t, db, "select n from v_next")
+	if n := c.Stats().Misroutes; n != 1 {
+		t.Fatalf("%d misroutes", n)
+	}
+	if got := log.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `statement="select n from v_next"`) {
+		t.Errorf("logged %q", got)
+	}
+}
