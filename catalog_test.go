@@ -182,7 +182,7 @@ func TestExplainBecause(t *testing.T) {
 		"select f_write()":        "f_write: calls nextval",
 		"select * from v_next":    "v_next: calls nextval",
 		"select * from u":         "u: is unlogged",
-		"select 1 ### 2":          "###: calls nextval",
+		"select 1 ### 2":          "###: op_write: calls nextval",
 		"select nextval('s')":     "calls nextval",
 		"select * from pg_locks":  "",
 		"select no_such_function": "",

@@ -14,8 +14,9 @@ type Meaning struct {
 	// "v: f: calls nextval".
 	Because string
 
-	// Attributes are the names of functions of a relation's row that are not
-	// harmless. A text calls them like columns: SELECT t.archive FROM t.
+	// Attributes are the names of functions that are not harmless and that take a
+	// row: one of a relation, of a type, or that a function takes or returns. A text
+	// calls them like columns: SELECT t.archive FROM t.
 	Attributes []string
 }
 
@@ -163,6 +164,9 @@ func judge(sql string, st *Statement, l Lookup, depth int) (judged *Statement, m
 	m := Meaning{Class: Read, Reason: ReasonRead, Pins: st.base.pins}
 	unresolved := false
 	use := func(name string, known bool, o Meaning, list *[]string) {
+		if o.Class == Read && mentions(sql, o.Attributes) {
+			o = Meaning{Class: Write, Reason: ReasonFunction, Because: "a function of its rows"}
+		}
 		switch {
 		case !known:
 			unresolved = true
@@ -205,23 +209,23 @@ func judge(sql string, st *Statement, l Lookup, depth int) (judged *Statement, m
 			missing.Functions = append(missing.Functions, c.name)
 			continue
 		}
-		if o.Class == Unclassified {
-			if t, ok := l.Type(c.name); ok && t.Class != Unclassified {
-				o = t // a cast, written as a call
-			} else {
-				o = Meaning{Class: Write, Reason: ReasonFunction}
-				if !ok {
-					missing.Types = append(missing.Types, c.name)
-				}
+		// It may be a cast, even where there is a function of the name.
+		t, ok := l.Type(c.name)
+		switch {
+		case t.Class != Unclassified && o.Class == Unclassified:
+			o = t
+		case t.Class != Unclassified && (c.args == 1 || c.args < 0):
+			o.Add(t)
+		case o.Class == Unclassified:
+			o = Meaning{Class: Write, Reason: ReasonFunction}
+			if !ok {
+				missing.Types = append(missing.Types, c.name)
 			}
 		}
 		use(c.name, true, o, nil)
 	}
 	for _, name := range st.Relations {
 		o, known := l.Relation(name)
-		if len(o.Attributes) > 0 && o.Class == Read && mentions(sql, o.Attributes) {
-			o = Meaning{Class: Write, Reason: ReasonFunction, Because: "a function of its rows"}
-		}
 		use(name, known, o, &missing.Relations)
 	}
 	for _, name := range st.Operators {
@@ -283,6 +287,7 @@ func callMeaning(c *call, overloads []Overload) (m Meaning, runs []Template) {
 			m = Harmless
 		}
 		m.Add(o.Meaning)
+		m.Attributes = append(m.Attributes, o.Attributes...)
 		runs = append(runs, o.Runs...)
 	}
 	return m, runs
@@ -290,6 +295,9 @@ func callMeaning(c *call, overloads []Overload) (m Meaning, runs []Template) {
 
 // mentions reports whether one of names may stand in sql.
 func mentions(sql string, names []string) bool {
+	if len(names) == 0 {
+		return false
+	}
 	sql = strings.ToLower(sql)
 	for _, name := range names {
 		if strings.Contains(sql, strings.ToLower(name)) {

@@ -12,8 +12,36 @@ type Template []TemplatePart
 
 // A TemplatePart is a text or, if Arg is not 0, the argument of that number.
 type TemplatePart struct {
-	Text string
-	Arg  int
+	Text   string
+	Arg    int
+	Shape  Shape
+	Quoted bool // the argument is made an identifier
+}
+
+// A Shape tells which literals a function sees as they are written, by the type
+// of its argument.
+type Shape uint8
+
+const (
+	ShapeText   Shape = iota // all
+	ShapeName                // names, of relations that have numbers, too
+	ShapeNumber              // integers
+)
+
+// shows reports whether the function sees a literal as it is written.
+func (s Shape) shows(literal string) bool {
+	switch s {
+	case ShapeName:
+		return literal != "" && (charClass[literal[0]]&charIdentStart != 0 || literal[0] == '"')
+	case ShapeNumber:
+		return isInteger(literal)
+	}
+	return true
+}
+
+// isInteger reports whether s is an integer as PostgreSQL prints it.
+func isInteger(s string) bool {
+	return s != "" && (s[0] != '0' || len(s) == 1) && strings.Trim(s, "0123456789") == ""
 }
 
 // fill returns the text that a call has run, unless it is longer than anybody
@@ -33,8 +61,11 @@ func (t Template) fill(c *call) (text string, ok bool) {
 			return "", false
 		}
 		arg, ok := stringValue(c.texts[p.Arg-1])
-		if !ok {
+		if !ok || !p.Shape.shows(arg) {
 			return "", false
+		}
+		if p.Quoted {
+			arg = quoteIdentifier(arg)
 		}
 		b.WriteString(arg)
 	}
@@ -45,6 +76,8 @@ func (t Template) fill(c *call) (text string, ok bool) {
 // has no escapes.
 func stringValue(lit string) (text string, ok bool) {
 	switch {
+	case isInteger(lit):
+		return lit, true
 	case len(lit) >= 2 && lit[0] == '$':
 		n := strings.IndexByte(lit[1:], '$') + 2
 		if n < 2 || len(lit) < 2*n {
@@ -127,6 +160,8 @@ func (b *plpgsqlBody) part(toks []token) (t Template, ok bool) {
 	switch {
 	case b.is(toks, 0, "quote_literal", "quote_nullable"):
 		return Template{{Text: "''"}}, true
+	case b.is(toks, 0, "quote_ident"):
+		return b.quoted(args)
 	case b.is(toks, 0, "format"):
 		return b.format(split(args, isComma))
 	}
@@ -171,11 +206,31 @@ func (b *plpgsqlBody) format(args [][]token) (t Template, ok bool) {
 				return nil, false
 			}
 			t = append(t, part...)
-		default: // an identifier may be any
+		case 'I':
+			part, ok := b.quoted(args[0])
+			if !ok {
+				return nil, false
+			}
+			t = append(t, part...)
+		default:
 			return nil, false
 		}
 		args = args[1:]
 	}
+}
+
+// quoted reads an expression that is made an identifier.
+func (b *plpgsqlBody) quoted(toks []token) (t Template, ok bool) {
+	t, ok = b.part(toks)
+	if !ok || len(t) != 1 || t[0].Quoted {
+		return nil, false
+	}
+	if t[0].Arg > 0 {
+		t[0].Quoted = true
+	} else {
+		t[0].Text = quoteIdentifier(t[0].Text)
+	}
+	return t, true
 }
 
 // split cuts toks at those outside of parentheses that are separators.
@@ -227,6 +282,11 @@ func (b *plpgsqlBody) settleTexts(toks []token) {
 	for _, t := range toks {
 		if n := b.argument(t); n > 0 {
 			uses[n]++
+		}
+		if t.kind == tokUQuoted { // any of them
+			for _, n := range b.used {
+				uses[n]++
+			}
 		}
 	}
 	for _, n := range b.used {

@@ -82,7 +82,7 @@ type frame struct {
 	arg    int32 // the first token of the argument
 	args   int32 // those before it; -1 if the list is not just expressions
 	kinds  [4]argKind
-	texts  [4]int32 // 1 + the tokens of those that are texts
+	texts  [4]int32 // 1 + the tokens of those that are texts or integers
 }
 
 // A paren says what a parenthesis is, where the clause does not tell.
@@ -275,7 +275,7 @@ func (f *frame) endArg(sql string, toks []token, i int) {
 	if int(f.args) < len(f.kinds) {
 		arg := toks[f.arg:i]
 		f.kinds[f.args] = kindOf(sql, arg)
-		if f.kinds[f.args] == argString || len(arg) == 3 && kindOf(sql, arg[:1]) == argString && arg[1].kind == tokCast && wordIs(sql, arg[2], "text") {
+		if f.kinds[f.args] == argString || f.kinds[f.args] == argInteger && len(arg) == 1 || len(arg) == 3 && kindOf(sql, arg[:1]) == argString && arg[1].kind == tokCast && wordIs(sql, arg[2], "text") {
 			f.texts[f.args] = f.arg + 1
 		}
 	}
@@ -1282,7 +1282,9 @@ func (s *scanner) dotted(chain []token) string {
 func (s *scanner) part(t token) string {
 	name, _ := identifier(s.sql, t)
 	if t.kind != tokWord && (name == "" || strings.ContainsAny(name, `."`)) {
-		return `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+		return quoteIdentifier(name)
 	}
 	return name
 }
+
+func quoteIdentifier(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }

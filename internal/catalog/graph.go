@@ -30,7 +30,8 @@ type graph struct {
 	meaning map[object]routing.Meaning
 	apart   map[object]routing.Meaning // of functions that run texts, without these
 	late    []body                     // names that were met only when others were known
-	tainted map[uint32]bool            // types whose casts or comparisons are not harmless
+	tainted map[uint32]bool            // types whose casts or comparisons are not harmless, and what consists of them
+	always  routing.Meaning            // of any statement, where a type of PostgreSQL's is tainted
 }
 
 // Read finds out what names mean, in a transaction that only reads. readOnly are
@@ -48,6 +49,7 @@ func Read(ctx context.Context, conn *sql.Conn, names routing.Names, readOnly []s
 		readOnly: make(map[string]bool),
 		meaning:  make(map[object]routing.Meaning),
 		apart:    make(map[object]routing.Meaning),
+		always:   routing.Harmless,
 		tainted:  make(map[uint32]bool),
 	}
 	for _, name := range readOnly {
@@ -73,10 +75,7 @@ func Read(ctx context.Context, conn *sql.Conn, names routing.Names, readOnly []s
 		g.settle()
 		bodies = g.late
 	}
-	if g.taint() {
-		if err := g.readColumns(); err != nil {
-			return nil, err
-		}
+	for g.taint() {
 		g.settle()
 	}
 	g.flushLog()
@@ -118,7 +117,7 @@ const deepest = 5
 // discover reads the objects behind the names of bodies, those behind them, and
 // so on.
 func (g *graph) discover(bodies []body) error {
-	for _, c := range g.casts {
+	for _, c := range g.implied {
 		g.visit(object{procs, c.proc, g.pathIndex(g.path)})
 	}
 	followed := make(map[object]bool)
@@ -175,20 +174,24 @@ func (g *graph) behind(o object) (r refs, b body, ok bool) {
 			return r, b, false
 		}
 		r = t.refs
-		r.procs = append(slices.Clip(r.procs), t.methods...)
+		if t.rowType != 0 && !isBuiltin(t.oid) {
+			r.types = append(slices.Clip(r.types), t.rowType)
+		}
 		return r, b, true
 	case operators:
 		op := g.operator[o.oid]
 		if op == nil {
 			return r, b, false
 		}
-		return refs{procs: []uint32{op.proc}}, b, true
+		return op.refs, b, true
 	default:
 		t := g.dataType[o.oid]
 		if t == nil {
 			return r, b, false
 		}
-		return t.refs, b, true
+		r = t.refs
+		r.procs = slices.Concat(r.procs, t.methods, t.support)
+		return r, b, true
 	}
 }
 
@@ -291,11 +294,13 @@ func (g *graph) compute(o object) routing.Meaning {
 		return g.relationMeaning(o)
 	case operators:
 		if op := g.operator[o.oid]; op != nil {
-			return g.of(procs, op.proc, o.path)
+			return g.refsMeaning(o, &op.refs, o.path)
 		}
 	case types:
 		if t := g.dataType[o.oid]; t != nil {
-			return g.refsMeaning(o, &t.refs, o.path)
+			m := g.refsMeaning(o, &t.refs, o.path)
+			m.Attributes = g.attributes(t, o.path)
+			return m
 		}
 	}
 	return routing.Meaning{} // it was dropped after it was referred to
@@ -329,6 +334,9 @@ func (g *graph) procMeaning(o object) routing.Meaning {
 		return routing.Harmless
 	}
 	m := g.refsMeaning(o, &p.refs, path)
+	for _, t := range p.values {
+		m.Attributes = union(m.Attributes, g.of(types, t, path).Attributes)
+	}
 	switch {
 	case p.kind == "a": // what it does is in the functions that it consists of
 	case p.body != nil:
@@ -343,7 +351,7 @@ func (g *graph) procMeaning(o object) routing.Meaning {
 	}
 	if len(p.runs) > 0 {
 		g.apart[o] = m
-		m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "runs a text that it is given"})
+		m.Add(runsAny)
 	}
 	return m
 }
@@ -406,17 +414,45 @@ func (g *graph) relationMeaning(o object) routing.Meaning {
 		return server
 	}
 	m := g.refsMeaning(o, &r.refs, o.path)
-	for _, oid := range r.methods {
-		if p := g.proc[oid]; p != nil && g.of(procs, oid, o.path).Class != routing.Read {
-			m.Attributes = append(m.Attributes, p.name)
-		}
+	if g.tainted[r.rowType] {
+		m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a column whose cast or comparison is not harmless"})
 	}
-	for _, t := range r.columns {
-		if g.tainted[t] {
-			m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a column whose cast or comparison is not harmless"})
-		}
+	row := g.of(types, r.rowType, o.path)
+	m.Attributes = row.Attributes
+	if row.Class != routing.Read && row.Class != routing.Unclassified {
+		// What reads a row checks nothing, unlike what makes one of a document, or a
+		// value of a column's type of a literal beside the column.
+		m.Attributes = union(m.Attributes, makers)
 	}
 	return m
+}
+
+// makers are parts of the names of functions that make values of the types that
+// they meet, in alphabetical order.
+var makers = []string{"array_", "lag", "lead", "populate_record", "width_bucket"}
+
+// attributes are the names of functions of a row, and of those in it, that are
+// not harmless.
+func (g *graph) attributes(t *dataType, path int) (names []string) {
+	for _, oid := range t.methods {
+		if p := g.proc[oid]; p != nil && g.of(procs, oid, path).Class != routing.Read {
+			names = union(names, []string{p.name})
+		}
+	}
+	for _, part := range t.refs.types {
+		names = union(names, g.of(types, part, path).Attributes)
+	}
+	return names
+}
+
+// union returns what is in a or in b, sorted.
+func union(a, b []string) []string {
+	if len(b) == 0 {
+		return a
+	}
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // refsMeaning is the meaning of all that r, which is of self, refers to. A view's
@@ -478,19 +514,34 @@ func (g *graph) isReadOnly(p *proc) bool {
 }
 
 // taint notes the types whose casts or comparisons are not harmless, and reports
-// whether there are any. A text need not name them, nor the type: a column of it
-// is enough.
+// whether there are more than before. A text need not name them, nor the type: a
+// column of it is enough.
 func (g *graph) taint() bool {
-	for _, c := range g.casts {
-		if g.of(procs, c.proc, 0).Class != routing.Read {
-			for _, t := range []uint32{c.source, c.target} {
-				if !isBuiltin(t) {
-					g.tainted[t] = true
-				}
-			}
+	n := len(g.tainted)
+	for _, c := range g.implied {
+		if g.of(procs, c.proc, 0).Class == routing.Read {
+			continue
+		}
+		g.tainted[c.dataType] = true
+		if isBuiltin(c.dataType) {
+			g.always = routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "a cast or comparison of PostgreSQL's types is not harmless"}
 		}
 	}
-	return len(g.tainted) > 0
+	for more := true; more; {
+		before := len(g.tainted)
+		for _, o := range g.objects {
+			t := g.dataType[o.oid]
+			if o.kind != types || t == nil {
+				continue
+			}
+			if slices.ContainsFunc(t.refs.types, func(part uint32) bool { return g.tainted[part] }) ||
+				slices.ContainsFunc(t.support, func(p uint32) bool { return g.of(procs, p, o.path).Class != routing.Read }) {
+				g.tainted[o.oid] = true
+			}
+		}
+		more = len(g.tainted) > before
+	}
+	return len(g.tainted) > n
 }
 
 // A scope is what names mean under a path.
@@ -523,16 +574,22 @@ func (n scope) Function(name string) ([]routing.Overload, bool) {
 		if p.maxArgs < 0 {
 			fixed-- // the rest come as an array, or one by one
 		}
-		for i := range min(fixed, len(o.Refuses)) {
-			o.Refuses[i] = refuses(p, i, list)
+		if !n.converts {
+			for i := range min(fixed, len(o.Refuses)) {
+				o.Refuses[i] = refuses(p, i, list)
+			}
 		}
 		overloads = append(overloads, o)
+	}
+	if n.always.Class != routing.Read {
+		overloads = append(overloads, routing.Overload{Meaning: n.always, MaxArgs: -1})
 	}
 	return overloads, true
 }
 
 // refuses tells which literals cannot be an argument of p, if p is one of
-// list. A string whose type is open prefers a function that takes strings.
+// list. A string whose type is open prefers a function that takes strings, where
+// the other arguments do not decide.
 // https://www.postgresql.org/docs/current/typeconv-func.html
 func refuses(p *proc, arg int, list []*proc) (bits uint8) {
 	category := p.categories[arg]
@@ -547,7 +604,8 @@ func refuses(p *proc, arg int, list []*proc) (bits uint8) {
 		bits = routing.RefusesBoolean | routing.RefusesInteger | routing.RefusesNumeric
 	}
 	if category != 'S' && slices.ContainsFunc(list, func(q *proc) bool {
-		return len(q.categories) == len(p.categories) && q.categories[arg] == 'S'
+		return len(q.types) == len(p.types) && q.categories[arg] == 'S' && q.minArgs == p.minArgs && q.maxArgs == p.maxArgs &&
+			slices.Equal(q.types[:arg], p.types[:arg]) && slices.Equal(q.types[arg+1:], p.types[arg+1:])
 	}) {
 		bits |= routing.RefusesString
 	}
@@ -574,6 +632,7 @@ func (n scope) first(k kind, name string) (routing.Meaning, bool) {
 	if k == types && n.tainted[list[0]] {
 		m.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "has a cast or comparison that is not harmless"})
 	}
+	m.Add(n.always)
 	return m, true
 }
 
@@ -589,6 +648,7 @@ func (n scope) Operator(name string) (routing.Meaning, bool) {
 	for _, oid := range list {
 		m.Add(n.of(operators, oid, n.path))
 	}
+	m.Add(n.always)
 	return m, true
 }
 

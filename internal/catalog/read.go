@@ -27,8 +27,9 @@ type proc struct {
 	extension    string // that it belongs to, or ""
 
 	minArgs, maxArgs int
-	categories       string // pg_type.typcategory of each argument
-	types            []uint32
+	categories       string   // pg_type.typcategory of each argument
+	types            []uint32 // of each argument
+	values           []uint32 // types of all that it takes and returns
 
 	runs []routing.Template // texts that it makes of its arguments
 	path *searchPath        // its own, or nil for the caller's
@@ -45,23 +46,23 @@ type relation struct {
 	persistence string // "u" for unlogged, also where one of its children is
 	foreign     bool   // it or one of its children is a foreign table
 	rowType     uint32
-	refs        refs     // of a view's query and of policies
-	methods     []uint32 // functions of its row
-	columns     []uint32 // types; read only where it matters
+	refs        refs // of a view's query, of policies, of the operator classes of indexes and partitions
 }
 
 // A dataType is a type that somebody made.
 type dataType struct {
-	oid  uint32
-	name string
-	refs refs // checks of a domain, functions of a range; other types that it consists of
+	oid     uint32
+	name    string
+	refs    refs     // checks of a domain; other types that it consists of
+	methods []uint32 // functions of a row
+	support []uint32 // functions of a range
 }
 
 // An operator is one that somebody made.
 type operator struct {
 	oid  uint32
 	name string
-	proc uint32
+	refs refs // its function, and those of its negator and its commutator, which the planner may take instead
 }
 
 // A qualified is a name with its schema.
@@ -94,13 +95,13 @@ type store struct {
 
 	wantNames [numKinds]map[qualified]bool // true once it was asked for
 	wantOIDs  [numKinds]map[uint32]bool
-	casts     []cast
+	implied   []implied
+	converts  bool // a cast that somebody made turns PostgreSQL's own types into others, unasked
 }
 
-// A cast is one that somebody made and that calls a function. What sorts and
-// groups values is called like one, without being named: a function of an
-// operator class, of the type source and of its arrays.
-type cast struct{ source, target, proc uint32 }
+// An implied function is called for values of a type without being named: by a
+// cast, or by what sorts and groups them, an operator class.
+type implied struct{ dataType, proc uint32 }
 
 func newStore(ctx context.Context, tx *sql.Tx) *store {
 	s := &store{
@@ -147,21 +148,46 @@ func (s *store) session() error {
 		return err
 	}
 	s.path = strings.Split(path, separator)
-	return s.query(func(rows *sql.Rows) error {
-		var c cast
-		err := rows.Scan(&c.source, &c.target, &c.proc)
-		s.casts = append(s.casts, c)
-		s.needOID(procs, c.proc)
+	err = s.query(func(rows *sql.Rows) error {
+		var source, target, function uint32
+		var implicit bool
+		if err := rows.Scan(&source, &target, &function, &implicit); err != nil {
+			return err
+		}
+		s.converts = s.converts || implicit && isBuiltin(source)
+		if function == 0 {
+			return nil
+		}
+		// It is the matter of that type which somebody made.
+		for _, t := range []uint32{source, target} {
+			if !isBuiltin(t) || isBuiltin(source) && isBuiltin(target) {
+				s.implied = append(s.implied, implied{t, function})
+			}
+		}
+		return nil
+	}, `SELECT castsource::int8, casttarget::int8, castfunc::oid::int8, castcontext = 'i' FROM pg_catalog.pg_cast WHERE oid >= $1::int8::oid`, firstUserOID)
+	if err != nil {
 		return err
-	}, `SELECT castsource::int8, casttarget::int8, castfunc::oid::int8 FROM pg_catalog.pg_cast WHERE oid >= $1::int8::oid AND castfunc <> 0::oid
-UNION
-SELECT t.oid::int8, t.typarray::int8, p.oid::int8
-FROM (SELECT amproclefttype, amproc::oid FROM pg_catalog.pg_amproc WHERE oid >= $1::int8::oid
-	UNION ALL SELECT a.amoplefttype, o.oprcode::oid FROM pg_catalog.pg_amop a JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr WHERE a.oid >= $1::int8::oid) f(type, proc)
-JOIN pg_catalog.pg_type t ON t.oid = f.type
+	}
+	return s.query(func(rows *sql.Rows) error {
+		var c implied
+		err := rows.Scan(&c.dataType, &c.proc)
+		s.implied = append(s.implied, c)
+		return err
+	}, `SELECT DISTINCT f.type::int8, p.oid::int8
+FROM (SELECT amprocfamily, amproclefttype, amproc::oid FROM pg_catalog.pg_amproc WHERE oid >= $1::int8::oid
+	UNION ALL SELECT a.amopfamily, a.amoplefttype, o.oprcode::oid FROM pg_catalog.pg_amop a JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr WHERE a.oid >= $1::int8::oid) f(family, type, proc)
 JOIN pg_catalog.pg_proc p ON p.oid = f.proc AND p.oid >= $1::int8::oid
-JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname <> 'c'`, firstUserOID)
+JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname <> 'c'
+WHERE f.type >= $1::int8::oid OR EXISTS (SELECT FROM pg_catalog.pg_opclass c WHERE c.opcfamily = f.family AND c.opcintype = f.type AND c.opcdefault)`, firstUserOID)
 }
+
+// classFunctions are the functions of the operator class c that somebody made.
+const classFunctions = `SELECT p.oid FROM (
+	SELECT a.amproc::oid FROM pg_catalog.pg_amproc a WHERE a.amprocfamily = c.opcfamily AND a.amproclefttype = c.opcintype
+	UNION ALL SELECT o.oprcode::oid FROM pg_catalog.pg_amop a JOIN pg_catalog.pg_operator o ON o.oid = a.amopopr
+		WHERE a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype) f(proc)
+	JOIN pg_catalog.pg_proc p ON p.oid = f.proc AND p.oid >= 16384 JOIN pg_catalog.pg_language l ON l.oid = p.prolang AND l.lanname <> 'c'`
 
 // Version returns a text that is another one after definitions were changed, in
 // a while: servers count changes of their catalogues' rows when a session is at
@@ -262,11 +288,12 @@ func (s *store) readProcs(join string, args ...any) error {
 			variadic, definer       bool
 			src, tree, config, argt string
 			owner, parts, values    string
-			names                   string
+			names, all              string
+			displaced               bool // $1 may be no argument of a call's
 			result                  uint32
 		)
 		err := rows.Scan(&p.oid, &p.schema, &p.name, &p.kind, &p.volatility, &p.language, &src, &tree, &config, &p.maxArgs, &defaults,
-			&variadic, &argt, &p.categories, &result, &definer, &owner, &p.extension, &parts, &values, &names)
+			&variadic, &argt, &p.categories, &result, &definer, &owner, &p.extension, &parts, &values, &names, &all, &displaced)
 		if err != nil {
 			return err
 		}
@@ -280,10 +307,14 @@ func (s *store) readProcs(join string, args ...any) error {
 			p.minArgs, p.maxArgs = min(p.minArgs, p.maxArgs-1), -1
 		}
 		p.types = oids(argt)
+		p.values = append(oids(all), result)
 		if isBuiltin(p.oid) {
 			return nil
 		}
 		for _, setting := range strings.Split(config, separator) {
+			if strings.HasPrefix(setting, "transaction_") {
+				p.refs.own = routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "sets a mode of the transaction"}
+			}
 			if value, ok := strings.CutPrefix(setting, "search_path="); ok {
 				user := s.user
 				if definer {
@@ -295,12 +326,15 @@ func (s *store) readProcs(join string, args ...any) error {
 		}
 		switch {
 		case tree != "":
-			p.refs = parseTree(tree)
+			p.refs.add(parseTree(tree))
 		case p.language == "sql":
 			p.text, p.body = src, routing.Classify(src)
 		case p.language == "plpgsql":
 			p.text, p.body = src, routing.ClassifyPLpgSQL(src, strings.Split(names, separator))
-			p.runs = p.body.Runs()
+			if p.runs = p.body.Runs(); len(p.runs) > 0 && (displaced || !p.shape()) {
+				p.runs = nil // no call shows them
+				p.refs.own.Add(runsAny)
+			}
 		case p.language == "internal":
 			p.text = src
 		case p.extension != "":
@@ -308,7 +342,7 @@ func (s *store) readProcs(join string, args ...any) error {
 		}
 		p.refs.add(parseTree(values))
 		p.refs.procs = append(p.refs.procs, oids(parts)...)
-		p.refs.types = append(append(p.refs.types, p.types...), result)
+		p.refs.types = append(p.refs.types, p.values...)
 		return nil
 	}, `SELECT o.oid::int8, n.nspname::text, o.name::text, o.prokind::text, o.provolatile::text, l.lanname::text, o.src, o.tree,
 	coalesce(pg_catalog.array_to_string(o.proconfig, pg_catalog.chr(1)), ''), o.pronargs::int4, o.pronargdefaults::int4, o.provariadic <> 0::oid,
@@ -317,11 +351,15 @@ func (s *store) readProcs(join string, args ...any) error {
 	o.prorettype::int8, o.prosecdef, pg_catalog.pg_get_userbyid(o.proowner)::text,
 	coalesce((SELECT e.extname::text FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension e ON e.oid = d.refobjid
 		WHERE d.classid = 'pg_catalog.pg_proc'::regclass AND d.objid = o.oid AND d.deptype = 'e'), ''),
-	coalesce((SELECT pg_catalog.concat_ws(' ', aggtransfn::oid, aggfinalfn::oid, aggcombinefn::oid, aggserialfn::oid, aggdeserialfn::oid, aggmtransfn::oid, aggminvtransfn::oid, aggmfinalfn::oid)
+	coalesce((SELECT pg_catalog.concat_ws(' ', aggtransfn::oid, aggfinalfn::oid, aggcombinefn::oid, aggserialfn::oid, aggdeserialfn::oid, aggmtransfn::oid, aggminvtransfn::oid, aggmfinalfn::oid,
+			(SELECT op.oprcode::oid FROM pg_catalog.pg_operator op WHERE op.oid = a.aggsortop))
 		FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = o.oid AND o.oid >= 16384), ''),
 	CASE WHEN o.oid >= 16384 THEN coalesce(o.proargdefaults::text, '') ELSE '' END,
 	coalesce((SELECT pg_catalog.string_agg(a.name, pg_catalog.chr(1) ORDER BY a.i) FROM ROWS FROM (pg_catalog.unnest(o.proargnames), pg_catalog.unnest(o.proargmodes)) WITH ORDINALITY a(name, mode, i)
-		WHERE a.mode IS NULL OR a.mode IN ('i', 'b', 'v')), '')
+		WHERE a.mode IS NULL OR a.mode IN ('i', 'b', 'v')), ''),
+	coalesce(pg_catalog.array_to_string(o.proallargtypes, ' '), o.proargtypes::text) ||
+		coalesce((SELECT pg_catalog.concat(' ', a.aggtranstype, ' ', a.aggmtranstype) FROM pg_catalog.pg_aggregate a WHERE a.aggfnoid = o.oid), ''),
+	coalesce(pg_catalog.array_position(o.proargmodes, 'o') <= o.pronargs, false)
 FROM (SELECT p.*, p.proname AS name, CASE WHEN p.oid >= 16384 THEN coalesce(p.prosrc, '') ELSE '' END AS src,
 		CASE WHEN p.oid >= 16384 THEN coalesce(p.prosqlbody::text, '') ELSE '' END AS tree FROM pg_catalog.pg_proc p) o
 JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace JOIN pg_catalog.pg_language l ON l.oid = o.prolang
@@ -330,7 +368,6 @@ JOIN pg_catalog.pg_namespace n ON n.oid = o.pronamespace JOIN pg_catalog.pg_lang
 
 func (s *store) readRelations(join string, args ...any) error {
 	var found []uint32
-	rowTypes := make(map[uint32]*relation)
 	err := s.query(func(rows *sql.Rows) error {
 		var r relation
 		var q qualified
@@ -347,9 +384,6 @@ func (s *store) readRelations(join string, args ...any) error {
 		s.relation[r.oid] = &r
 		if !isBuiltin(r.oid) {
 			found = append(found, r.oid)
-			if r.rowType != 0 {
-				rowTypes[r.rowType] = &r
-			}
 		}
 		return nil
 	}, `SELECT o.oid::int8, n.nspname::text, o.name::text, o.relkind::text, o.relpersistence::text, o.reltype::int8
@@ -395,36 +429,40 @@ SELECT k.root::int8, bool_or(c.relpersistence = 'u'), bool_or(c.relkind = 'f') F
 		return err
 	}
 
-	var list []uint32
-	for t := range rowTypes {
-		list = append(list, t)
-	}
+	// Indexes and partitions may compare by other classes than their types do.
 	return s.query(func(rows *sql.Rows) error {
-		var rowType, oid uint32
-		if err := rows.Scan(&rowType, &oid); err != nil {
+		var oid, function uint32
+		if err := rows.Scan(&oid, &function); err != nil {
 			return err
 		}
-		r := rowTypes[rowType]
-		r.methods = append(r.methods, oid)
+		r := s.relation[oid]
+		r.refs.procs = append(r.refs.procs, function)
 		return nil
-	}, `SELECT DISTINCT d.refobjid::int8, p.oid::int8 FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_proc p ON p.oid = d.objid
-WHERE d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid = ANY ($1::oid[]) AND d.classid = 'pg_catalog.pg_proc'::regclass
-	AND p.pronargs >= 1 AND p.proargtypes[0] = d.refobjid AND p.pronargs - p.pronargdefaults <= 1`, oidArray(list))
+	}, `WITH RECURSIVE k(root, child) AS (
+	SELECT x, x FROM pg_catalog.unnest($1::oid[]) u(x)
+	UNION SELECT k.root, i.inhrelid FROM pg_catalog.pg_inherits i JOIN k ON i.inhparent = k.child)
+SELECT DISTINCT k.root::int8, f.oid::int8 FROM k CROSS JOIN LATERAL (
+	SELECT pg_catalog.unnest(i.indclass::oid[]) FROM pg_catalog.pg_index i WHERE i.indrelid = k.child
+	UNION SELECT pg_catalog.unnest(p.partclass::oid[]) FROM pg_catalog.pg_partitioned_table p WHERE p.partrelid = k.child) o(class)
+JOIN pg_catalog.pg_opclass c ON c.oid = o.class CROSS JOIN LATERAL (`+classFunctions+`) f WHERE o.class >= 16384`, oidArray(found))
 }
 
 func (s *store) readOperators(join string, args ...any) error {
 	return s.query(func(rows *sql.Rows) error {
 		var o operator
 		var q qualified
-		if err := rows.Scan(&o.oid, &q.schema, &q.name, &o.proc); err != nil {
+		var functions string
+		if err := rows.Scan(&o.oid, &q.schema, &q.name, &functions); err != nil {
 			return err
 		}
+		o.refs = refs{own: routing.Harmless, procs: oids(functions)}
 		o.name = q.name
 		s.operator[o.oid] = &o
 		s.note(operators, q, o.oid)
 		return nil
-	}, `SELECT o.oid::int8, n.nspname::text, o.name::text, o.oprcode::oid::int8
-FROM (SELECT p.*, p.oprname AS name FROM pg_catalog.pg_operator p) o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+	}, `SELECT o.oid::int8, n.nspname::text, o.name::text,
+	(SELECT pg_catalog.string_agg(p.oprcode::oid::text, ' ') FROM pg_catalog.pg_operator p WHERE p.oid IN (o.oid, o.oprnegate, o.oprcom) AND p.oprcode <> 0::oid)
+FROM (SELECT p.*, p.oprname AS name FROM pg_catalog.pg_operator p WHERE p.oprcode <> 0::oid) o JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
 `+join, args...)
 }
 
@@ -432,8 +470,8 @@ func (s *store) readTypes(join string, args ...any) error {
 	return s.query(func(rows *sql.Rows) error {
 		var t dataType
 		var q qualified
-		var parts, functions, checks string
-		if err := rows.Scan(&t.oid, &q.schema, &q.name, &parts, &functions, &checks); err != nil {
+		var parts, support, methods, checks string
+		if err := rows.Scan(&t.oid, &q.schema, &q.name, &parts, &support, &methods, &checks); err != nil {
 			return err
 		}
 		t.name = q.name
@@ -443,7 +481,7 @@ func (s *store) readTypes(join string, args ...any) error {
 		} else {
 			t.refs = parseTree(checks)
 			t.refs.types = append(t.refs.types, oids(parts)...)
-			t.refs.procs = append(t.refs.procs, oids(functions)...)
+			t.support, t.methods = oids(support), oids(methods)
 		}
 		s.dataType[t.oid] = &t
 		return nil
@@ -451,28 +489,54 @@ func (s *store) readTypes(join string, args ...any) error {
 	CASE WHEN o.oid < 16384 THEN '' ELSE pg_catalog.concat_ws(' ', o.typbasetype, o.typelem,
 		(SELECT pg_catalog.string_agg(a.atttypid::text, ' ') FROM pg_catalog.pg_attribute a WHERE a.attrelid = o.typrelid AND a.attnum > 0 AND NOT a.attisdropped),
 		(SELECT pg_catalog.string_agg(r.rngtypid::text || ' ' || r.rngsubtype::text, ' ') FROM pg_catalog.pg_range r WHERE o.oid IN (r.rngtypid, r.rngmultitypid))) END,
-	CASE WHEN o.oid < 16384 THEN '' ELSE coalesce((SELECT pg_catalog.concat_ws(' ', r.rngcanonical::oid, r.rngsubdiff::oid) FROM pg_catalog.pg_range r WHERE r.rngtypid = o.oid), '') END,
+	CASE WHEN o.oid < 16384 OR o.typtype <> 'r' THEN '' ELSE (SELECT pg_catalog.concat_ws(' ', r.rngcanonical::oid, r.rngsubdiff::oid, (SELECT pg_catalog.string_agg(f.oid::text, ' ') FROM (`+classFunctions+`) f))
+		FROM pg_catalog.pg_range r JOIN pg_catalog.pg_opclass c ON c.oid = r.rngsubopc WHERE r.rngtypid = o.oid) END,
+	CASE WHEN o.oid < 16384 OR o.typtype <> 'c' THEN '' ELSE coalesce((SELECT pg_catalog.string_agg(DISTINCT p.oid::text, ' ') FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_proc p ON p.oid = d.objid
+		WHERE d.refclassid = 'pg_catalog.pg_type'::regclass AND d.refobjid = o.oid AND d.classid = 'pg_catalog.pg_proc'::regclass
+			AND p.pronargs >= 1 AND p.proargtypes[0] = o.oid AND p.pronargs - p.pronargdefaults <= 1), '') END,
 	CASE WHEN o.typtype = 'd' THEN coalesce((SELECT pg_catalog.string_agg(c.conbin::text, ' ') FROM pg_catalog.pg_constraint c WHERE c.contypid = o.oid), '') ELSE '' END
 FROM (SELECT t.*, t.typname AS name FROM pg_catalog.pg_type t) o JOIN pg_catalog.pg_namespace n ON n.oid = o.typnamespace
 `+join, args...)
 }
 
-// readColumns reads the types of the columns of all relations that were read.
-func (s *store) readColumns() error {
-	var list []uint32
-	for oid := range s.relation {
-		list = append(list, oid)
-	}
-	return s.query(func(rows *sql.Rows) error {
-		var oid uint32
-		var columns string
-		if err := rows.Scan(&oid, &columns); err != nil {
-			return err
+// runsAny is the meaning of a function that runs a text of which a call does not
+// tell what it is.
+var runsAny = routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "runs a text that it is given"}
+
+// Types of arguments that texts are made of.
+const (
+	oidInt8     = 20
+	oidInt2     = 21
+	oidInt4     = 23
+	oidText     = 25
+	oidBpchar   = 1042
+	oidVarchar  = 1043
+	oidRegclass = 2205
+)
+
+// shape tells the templates of p what its arguments are as texts, and reports
+// whether a literal shows it.
+func (p *proc) shape() bool {
+	for _, t := range p.runs {
+		for i := range t {
+			if t[i].Arg == 0 {
+				continue
+			}
+			if t[i].Arg > len(p.types) {
+				return false
+			}
+			switch p.types[t[i].Arg-1] {
+			case oidText, oidBpchar, oidVarchar:
+			case oidInt2, oidInt4, oidInt8:
+				t[i].Shape = routing.ShapeNumber
+			case oidRegclass:
+				t[i].Shape = routing.ShapeName
+			default:
+				return false
+			}
 		}
-		s.relation[oid].columns = oids(columns)
-		return nil
-	}, `SELECT attrelid::int8, pg_catalog.string_agg(DISTINCT atttypid::text, ' ') FROM pg_catalog.pg_attribute
-WHERE attrelid = ANY ($1::oid[]) AND attnum > 0 AND NOT attisdropped GROUP BY attrelid`, oidArray(list))
+	}
+	return true
 }
 
 func (r *refs) add(o refs) {

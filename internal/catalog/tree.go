@@ -36,7 +36,7 @@ func parseTree(tree string) refs {
 			r.operators = appendOIDs(r.operators, value)
 		case "relid":
 			r.relations = appendOIDs(r.relations, value)
-		case "resulttype":
+		case "resulttype", "funcresulttype", "consttype", "funccoltypes", "coltypes":
 			r.types = appendOIDs(r.types, value)
 		case "seqid":
 			r.own.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "takes a value of a sequence"})
