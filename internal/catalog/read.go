@@ -197,7 +197,8 @@ func Version(ctx context.Context, conn *sql.Conn) (version string, err error) {
 	(SELECT pg_catalog.string_agg(pg_catalog.concat_ws(',', pg_catalog.pg_stat_get_tuples_inserted(c), pg_catalog.pg_stat_get_tuples_updated(c), pg_catalog.pg_stat_get_tuples_deleted(c)), ' ')
 	FROM pg_catalog.unnest(ARRAY['pg_catalog.pg_proc', 'pg_catalog.pg_class', 'pg_catalog.pg_rewrite', 'pg_catalog.pg_policy', 'pg_catalog.pg_operator',
 		'pg_catalog.pg_type', 'pg_catalog.pg_cast', 'pg_catalog.pg_aggregate', 'pg_catalog.pg_constraint', 'pg_catalog.pg_inherits', 'pg_catalog.pg_namespace',
-		'pg_catalog.pg_db_role_setting']::regclass[]) c) ELSE '' END`).Scan(&version)
+		'pg_catalog.pg_db_role_setting',
+		'pg_catalog.pg_attribute', 'pg_catalog.pg_attrdef', 'pg_catalog.pg_range', 'pg_catalog.pg_opclass', 'pg_catalog.pg_amop', 'pg_catalog.pg_amproc']::regclass[]) c) ELSE '' END`).Scan(&version)
 	return version, err
 }
 
