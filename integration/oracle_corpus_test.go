@@ -133,3 +133,22 @@ func (c *chain) add(t *testing.T, name, file string) {
 	}
 	c.sources = append(c.sources, source{name, string(text)})
 }
+
+func TestAlike(t *testing.T) {
+	const table = "PostgreSQL 15.18\nread 100 . 7\nreads: 100 of 107 (93.46 %)"
+	for _, tt := range []struct {
+		other string
+		want  bool
+	}{
+		{table, true},
+		{"PostgreSQL 15.18\nread 95 2 10\nreads: 95 of 107 (88.79 %)", true},
+		{"PostgreSQL 15.18\nread 60 . 47\nreads: 60 of 107 (56.07 %)", false},
+		{"PostgreSQL 15.18\nread 100 30 7\nreads: 100 of 137 (72.99 %)", false},
+		{"PostgreSQL 15.18\nread 100 .\nreads: 100 of 100 (100.00 %)", false},
+		{"PostgreSQL 15.18\nwrite 100 . 7\nreads: 100 of 107 (93.46 %)", false},
+	} {
+		if got := alike(table, tt.other); got != tt.want {
+			t.Errorf("alike to %q: %v, want %v", tt.other, got, tt.want)
+		}
+	}
+}
