@@ -42,6 +42,11 @@ type Overload struct {
 	MinArgs int // without those that have a default
 	MaxArgs int // -1 for a variadic function
 
+	// Defaults is what happens beside, where a call gives fewer than Args arguments.
+	// The zero value is that of defaults that are harmless.
+	Defaults Meaning
+	Args     int
+
 	// Runs are the texts that the function makes of its arguments and runs.
 	// Meaning is what it does beside that.
 	Runs []Template
@@ -164,7 +169,7 @@ func judge(sql string, st *Statement, l Lookup, depth int) (judged *Statement, m
 	m := Meaning{Class: Read, Reason: ReasonRead, Pins: st.base.pins}
 	unresolved := false
 	use := func(name string, known bool, o Meaning, list *[]string) {
-		if o.Class == Read && mentions(sql, o.Attributes) {
+		if o.Class == Read && Mentions(sql, o.Attributes) {
 			o = Meaning{Class: Write, Reason: ReasonFunction, Because: "a function of its rows"}
 		}
 		switch {
@@ -287,14 +292,17 @@ func callMeaning(c *call, overloads []Overload) (m Meaning, runs []Template) {
 			m = Harmless
 		}
 		m.Add(o.Meaning)
+		if o.Defaults.Class != Unclassified && c.args < o.Args {
+			m.Add(o.Defaults)
+		}
 		m.Attributes = append(m.Attributes, o.Attributes...)
 		runs = append(runs, o.Runs...)
 	}
 	return m, runs
 }
 
-// mentions reports whether one of names may stand in sql.
-func mentions(sql string, names []string) bool {
+// Mentions reports whether one of names may stand in sql.
+func Mentions(sql string, names []string) bool {
 	if len(names) == 0 {
 		return false
 	}

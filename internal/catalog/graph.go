@@ -167,7 +167,9 @@ func (g *graph) behind(o object) (r refs, b body, ok bool) {
 		if p.body != nil && !g.isReadOnly(p) {
 			b.names = routing.NamesOf(p.body)
 		}
-		return p.refs, b, true
+		r.add(p.refs)
+		r.add(p.defaults)
+		return r, b, true
 	case relations:
 		t := g.relation[o.oid]
 		if t == nil {
@@ -340,7 +342,7 @@ func (g *graph) procMeaning(o object) routing.Meaning {
 	switch {
 	case p.kind == "a": // what it does is in the functions that it consists of
 	case p.body != nil:
-		m.Add(g.bodyMeaning(p, path))
+		m.Add(g.bodyMeaning(p, path, m.Attributes))
 	case p.language == "sql": // its body is stored parsed
 	case len(g.internal[p.text]) > 0:
 		for _, name := range g.internal[p.text] {
@@ -354,6 +356,15 @@ func (g *graph) procMeaning(o object) routing.Meaning {
 		m.Add(runsAny)
 	}
 	return m
+}
+
+// defaults is the meaning of the defaults of arguments. Whoever refers to p by oid
+// has made those that it uses its own.
+func (g *graph) defaults(p *proc, path int) routing.Meaning {
+	if p.defaults.own.Class == routing.Unclassified || g.isReadOnly(p) {
+		return routing.Harmless
+	}
+	return g.refsMeaning(object{procs, p.oid, path}, &p.defaults, path)
 }
 
 // declared is the meaning of a function that nobody can look into. What is
@@ -370,13 +381,18 @@ func (g *graph) declared(p *proc) routing.Meaning {
 	return routing.Harmless
 }
 
-// bodyMeaning is what a body in SQL or PL/pgSQL does.
-func (g *graph) bodyMeaning(p *proc, path int) routing.Meaning {
+// bodyMeaning is what a body in SQL or PL/pgSQL does, whose arguments have
+// attributes.
+func (g *graph) bodyMeaning(p *proc, path int, attributes []string) routing.Meaning {
 	st, missing := routing.Judge(p.text, p.body, scope{g, path})
 	if !missing.Empty() { // those of texts that it gives to others to run
 		g.late = append(g.late, body{missing, path})
 	}
 	m := routing.Meaning{Class: st.Class, Reason: st.Reason, Pins: st.Pins, Because: st.Because}
+	if m.Class == routing.Read && routing.Mentions(p.text, attributes) {
+		m = mayWrite
+		m.Because = "a function of its rows"
+	}
 	switch m.Class {
 	case routing.Read:
 		if m.Reason == routing.ReasonUnresolved {
@@ -435,7 +451,13 @@ var makers = []string{"array_", "lag", "lead", "populate_record", "width_bucket"
 // not harmless.
 func (g *graph) attributes(t *dataType, path int) (names []string) {
 	for _, oid := range t.methods {
-		if p := g.proc[oid]; p != nil && g.of(procs, oid, path).Class != routing.Read {
+		p := g.proc[oid]
+		if p == nil {
+			continue
+		}
+		m := g.of(procs, oid, path)
+		m.Add(g.defaults(p, path))
+		if m.Class != routing.Read {
 			names = union(names, []string{p.name})
 		}
 	}
@@ -565,7 +587,10 @@ func (n scope) Function(name string) ([]routing.Overload, bool) {
 		if isBuiltin(p.oid) && p.schema == "pg_catalog" {
 			continue // known by its name
 		}
-		o := routing.Overload{Meaning: n.of(procs, p.oid, n.path), MinArgs: p.minArgs, MaxArgs: p.maxArgs}
+		o := routing.Overload{Meaning: n.of(procs, p.oid, n.path), MinArgs: p.minArgs, MaxArgs: p.maxArgs, Args: len(p.types)}
+		if p.minArgs < len(p.types) {
+			o.Defaults = n.defaults(p, n.path)
+		}
 		// What it is given is looked up under the path of the caller.
 		if apart, ok := n.apart[object{procs, p.oid, n.path}]; ok && p.path == nil {
 			o.Meaning, o.Runs = apart, p.runs

@@ -27,6 +27,7 @@ type proc struct {
 	extension    string // that it belongs to, or ""
 
 	minArgs, maxArgs int
+	defaults         refs     // of arguments that have one
 	categories       string   // pg_type.typcategory of each argument
 	types            []uint32 // of each argument
 	values           []uint32 // types of all that it takes and returns
@@ -312,9 +313,10 @@ func (s *store) readProcs(join string, args ...any) error {
 		if isBuiltin(p.oid) {
 			return nil
 		}
+		p.refs.own = routing.Harmless
 		for _, setting := range strings.Split(config, separator) {
 			if strings.HasPrefix(setting, "transaction_") {
-				p.refs.own = routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "sets a mode of the transaction"}
+				p.refs.own.Add(routing.Meaning{Class: routing.Write, Reason: routing.ReasonFunction, Because: "sets a mode of the transaction"})
 			}
 			if value, ok := strings.CutPrefix(setting, "search_path="); ok {
 				user := s.user
@@ -341,7 +343,7 @@ func (s *store) readProcs(join string, args ...any) error {
 		case p.extension != "":
 			p.runs = routing.ExtensionTexts(p.name, p.categories)
 		}
-		p.refs.add(parseTree(values))
+		p.defaults = parseTree(values)
 		p.refs.procs = append(p.refs.procs, oids(parts)...)
 		p.refs.types = append(p.refs.types, p.values...)
 		return nil
