@@ -1,6 +1,9 @@
 package routing
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // A Meaning says what using a name does: calling a function, reading a
 // relation, applying an operator, casting to a type. The zero value is that of
@@ -18,6 +21,10 @@ type Meaning struct {
 	// row: one of a relation, of a type, or that a function takes or returns. A text
 	// calls them like columns: SELECT t.archive FROM t.
 	Attributes []string
+
+	// Checked reports that making a value of a relation's type, or of one of its
+	// columns' types, is not harmless, although reading is: a domain checks it.
+	Checked bool
 }
 
 // Harmless is the meaning of a name that a standby may use.
@@ -169,8 +176,12 @@ func judge(sql string, st *Statement, l Lookup, depth int) (judged *Statement, m
 	m := Meaning{Class: Read, Reason: ReasonRead, Pins: st.base.pins}
 	unresolved := false
 	use := func(name string, known bool, o Meaning, list *[]string) {
-		if o.Class == Read && Mentions(sql, o.Attributes) {
+		switch {
+		case o.Class != Read:
+		case Uses(sql, o.Attributes):
 			o = Meaning{Class: Write, Reason: ReasonFunction, Because: "a function of its rows"}
+		case o.Checked && slices.ContainsFunc(st.Functions, makesValues):
+			o = Meaning{Class: Write, Reason: ReasonFunction, Because: "the check of a column's type"}
 		}
 		switch {
 		case !known:
@@ -301,19 +312,40 @@ func callMeaning(c *call, overloads []Overload) (m Meaning, runs []Template) {
 	return m, runs
 }
 
-// Mentions reports whether one of names may stand in sql.
-func Mentions(sql string, names []string) bool {
-	if len(names) == 0 {
+// Uses reports whether sql may call one of the functions named by attributes like
+// a column, or have a text run that does.
+func Uses(sql string, attributes []string) bool {
+	if len(attributes) == 0 {
 		return false
 	}
-	sql = strings.ToLower(sql)
-	for _, name := range names {
-		if strings.Contains(sql, strings.ToLower(name)) {
+	toks, _ := lex(sql, nil)
+	for i, t := range toks {
+		switch {
+		case t.kind == tokBad:
 			return true
+		case t.kind == tokString:
+			text := strings.ToLower(sql[t.start:t.end])
+			if slices.ContainsFunc(attributes, func(a string) bool { return strings.Contains(text, strings.ToLower(a)) }) {
+				return true
+			}
+		case isName(t) && i > 0 && toks[i-1].kind == tokDot:
+			if name, ok := identifier(sql, t); !ok || slices.Contains(attributes, name) {
+				return true
+			}
 		}
 	}
-	// An escape may spell any name.
-	return strings.Contains(sql, `u&"`)
+	return false
+}
+
+// makesValues reports whether a function of this name makes values of the types
+// that it meets: of a document, or of a literal that is an argument beside another.
+func makesValues(name string) bool {
+	name = name[strings.LastIndexByte(name, '.')+1:]
+	switch name {
+	case "lag", "lead", "width_bucket":
+		return true
+	}
+	return strings.HasPrefix(name, "array_") || strings.Contains(name, "populate_record")
 }
 
 // FunctionMeaning is what PostgreSQL's own function of this name does, of

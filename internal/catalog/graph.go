@@ -186,6 +186,8 @@ func (g *graph) behind(o object) (r refs, b body, ok bool) {
 			return r, b, false
 		}
 		return op.refs, b, true
+	case presets: // they are behind the function
+		return r, b, false
 	default:
 		t := g.dataType[o.oid]
 		if t == nil {
@@ -219,6 +221,9 @@ func (g *graph) visit(o object) {
 	g.needOID(o.kind, o.oid)
 	g.meaning[o] = routing.Harmless
 	g.objects = append(g.objects, o)
+	if o.kind == procs && !isBuiltin(o.oid) {
+		g.objects = append(g.objects, object{presets, o.oid, o.path})
+	}
 }
 
 // resolve returns what a name may stand for under a path, as far as it was
@@ -274,7 +279,7 @@ func (g *graph) settle() {
 			old := g.meaning[o]
 			m, found := old, g.compute(o)
 			m.Add(found)
-			m.Attributes = found.Attributes
+			m.Attributes, m.Checked = found.Attributes, found.Checked
 			// Of several explanations the shortest is told, which is one that
 			// goes round no circle.
 			if m.Class == found.Class && m.Reason == found.Reason && len(found.Because) < len(m.Because) {
@@ -298,6 +303,11 @@ func (g *graph) compute(o object) routing.Meaning {
 		if op := g.operator[o.oid]; op != nil {
 			return g.refsMeaning(o, &op.refs, o.path)
 		}
+	case presets:
+		if p := g.proc[o.oid]; p != nil && p.minArgs < len(p.types) && !g.isReadOnly(p) {
+			return g.refsMeaning(o, &p.defaults, o.path)
+		}
+		return routing.Harmless
 	case types:
 		if t := g.dataType[o.oid]; t != nil {
 			m := g.refsMeaning(o, &t.refs, o.path)
@@ -358,15 +368,6 @@ func (g *graph) procMeaning(o object) routing.Meaning {
 	return m
 }
 
-// defaults is the meaning of the defaults of arguments. Whoever refers to p by oid
-// has made those that it uses its own.
-func (g *graph) defaults(p *proc, path int) routing.Meaning {
-	if p.defaults.own.Class == routing.Unclassified || g.isReadOnly(p) {
-		return routing.Harmless
-	}
-	return g.refsMeaning(object{procs, p.oid, path}, &p.defaults, path)
-}
-
 // declared is the meaning of a function that nobody can look into. What is
 // declared not to be volatile is believed.
 func (g *graph) declared(p *proc) routing.Meaning {
@@ -389,7 +390,7 @@ func (g *graph) bodyMeaning(p *proc, path int, attributes []string) routing.Mean
 		g.late = append(g.late, body{missing, path})
 	}
 	m := routing.Meaning{Class: st.Class, Reason: st.Reason, Pins: st.Pins, Because: st.Because}
-	if m.Class == routing.Read && routing.Mentions(p.text, attributes) {
+	if m.Class == routing.Read && routing.Uses(p.text, attributes) {
 		m = mayWrite
 		m.Because = "a function of its rows"
 	}
@@ -435,17 +436,10 @@ func (g *graph) relationMeaning(o object) routing.Meaning {
 	}
 	row := g.of(types, r.rowType, o.path)
 	m.Attributes = row.Attributes
-	if row.Class != routing.Read && row.Class != routing.Unclassified {
-		// What reads a row checks nothing, unlike what makes one of a document, or a
-		// value of a column's type of a literal beside the column.
-		m.Attributes = union(m.Attributes, makers)
-	}
+	// What reads a row checks nothing.
+	m.Checked = row.Class != routing.Read && row.Class != routing.Unclassified
 	return m
 }
-
-// makers are parts of the names of functions that make values of the types that
-// they meet, in alphabetical order.
-var makers = []string{"array_", "lag", "lead", "populate_record", "width_bucket"}
 
 // attributes are the names of functions of a row, and of those in it, that are
 // not harmless.
@@ -456,7 +450,7 @@ func (g *graph) attributes(t *dataType, path int) (names []string) {
 			continue
 		}
 		m := g.of(procs, oid, path)
-		m.Add(g.defaults(p, path))
+		m.Add(g.of(presets, oid, path))
 		if m.Class != routing.Read {
 			names = union(names, []string{p.name})
 		}
@@ -492,6 +486,9 @@ func (g *graph) refsMeaning(self object, r *refs, path int) routing.Meaning {
 			o := g.of(kind(k), oid, path)
 			if o.Class == routing.Unclassified {
 				continue // dropped: its user fails on either server
+			}
+			if kind(k) == procs && !isBuiltin(oid) {
+				o.Add(g.of(presets, oid, path)) // it may rely on them
 			}
 			if name := g.name(kind(k), oid); name != "" && o.Because != "" {
 				o.Because = name + ": " + o.Because
@@ -587,9 +584,9 @@ func (n scope) Function(name string) ([]routing.Overload, bool) {
 		if isBuiltin(p.oid) && p.schema == "pg_catalog" {
 			continue // known by its name
 		}
-		o := routing.Overload{Meaning: n.of(procs, p.oid, n.path), MinArgs: p.minArgs, MaxArgs: p.maxArgs, Args: len(p.types)}
-		if p.minArgs < len(p.types) {
-			o.Defaults = n.defaults(p, n.path)
+		o := routing.Overload{
+			Meaning: n.of(procs, p.oid, n.path), MinArgs: p.minArgs, MaxArgs: p.maxArgs,
+			Defaults: n.of(presets, p.oid, n.path), Args: len(p.types),
 		}
 		// What it is given is looked up under the path of the caller.
 		if apart, ok := n.apart[object{procs, p.oid, n.path}]; ok && p.path == nil {

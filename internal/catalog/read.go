@@ -78,6 +78,9 @@ const (
 	operators
 	types
 	numKinds
+
+	// presets are the defaults of a function's arguments. They have no names.
+	presets = numKinds
 )
 
 // A store has the objects that were read, in one transaction.
