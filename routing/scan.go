@@ -605,7 +605,7 @@ func (s *scanner) word(toks []token, i int) int {
 		}
 		return 1
 	case kwRecursive:
-		if f.clause == inWith && s.prev.word == kwWith {
+		if f.clause == inWith && s.prev.word == kwWith && isName(next) && next.word != kwAs {
 			f.recursive = true
 			s.defineItems(toks[i+1:])
 			return 1
@@ -651,7 +651,7 @@ func (s *scanner) word(toks []token, i int) int {
 		}
 
 	case kwOperator:
-		if call && s.prev.word != kwTablesample && !(f.clause == inFrom && f.expect) {
+		if call && s.prev.word != kwTablesample && f.clause != inFrom {
 			return s.qualifiedOperator(toks, i)
 		}
 	case kwBy:
