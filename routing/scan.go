@@ -856,7 +856,7 @@ func (s *scanner) into(toks []token, i int) int {
 	if s.plpgsql && s.prev.word != kwInsert && s.prev.word != kwMerge {
 		f := s.top()
 		f.clause, f.expect, s.operand = inQuery, false, false
-		return 1
+		return targetsEnd(s.sql, toks, i+1) - i
 	}
 	s.does(Write, ReasonWrite)
 	operand := s.operand // INSERT may be a label before INTO
@@ -893,6 +893,24 @@ func (s *scanner) into(toks []token, i int) int {
 	}
 	s.operand, s.next = true, parenColumns
 	return end - i
+}
+
+// targetsEnd is the index behind the variables that follow INTO in PL/pgSQL:
+// [STRICT] a, b.c
+func targetsEnd(sql string, toks []token, i int) int {
+	if i+1 < len(toks) && wordIs(sql, toks[i], "strict") && isName(toks[i+1]) {
+		i++
+	}
+	for {
+		last, ok := chainEnd(toks, i)
+		if !ok {
+			return i
+		}
+		if i = last + 1; i >= len(toks) || toks[i].kind != tokComma {
+			return i
+		}
+		i++
+	}
 }
 
 // createdTable returns the index of the name of the table that SELECT INTO makes,

@@ -206,4 +206,6 @@ CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = equal, NEGATOR = 
 CREATE OPERATOR !== (LEFTARG = int, RIGHTARG = int, FUNCTION = unequal, NEGATOR = ===);
 CREATE FUNCTION chosen(int, date) RETURNS int LANGUAGE sql AS $$ SELECT nextval('s')::int $$;
 CREATE FUNCTION chosen(bigint, text) RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION into_first(n int) RETURNS int LANGUAGE plpgsql AS $$ DECLARE x int; y int; r record; BEGIN SELECT INTO STRICT x (SELECT 1); SELECT INTO x, y (1), count(*) FROM t; SELECT (1), 2 INTO r; EXECUTE 'SELECT 1' INTO STRICT x USING (n); RETURN x; END $$;
+CREATE FUNCTION into_then_write(n int) RETURNS int LANGUAGE plpgsql AS $$ DECLARE x int; y int; BEGIN SELECT INTO x, y next_id(), 1; RETURN x; END $$;
 CREATE FUNCTION "a.f"() RETURNS bigint LANGUAGE sql AS $$ SELECT nextval('s') $$;
