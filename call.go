@@ -312,9 +312,8 @@ func (cn *Conn) note(k *call) {
 func (cn *Conn) noteWrite(st *routing.Statement, l *lease) {
 	open := cn.inTx || l.inTransaction()
 	cn.redefines = cn.redefines || st.DDL
-	if !open && cn.redefines {
-		cn.redefines = false
-		cn.c.forgetNames()
+	if !open {
+		cn.forgetRedefined()
 	}
 	switch {
 	case mayWrite(st) && open:

@@ -89,9 +89,14 @@ func (c *Connector) wantNames(n routing.Names) {
 	}
 }
 
-// forgetNames is called when definitions may have changed.
-func (c *Connector) forgetNames() {
-	if k := c.names.Load(); k != nil {
+// forgetRedefined has the herd forget what names stand for if a statement that
+// has taken effect by now may have changed that.
+func (cn *Conn) forgetRedefined() {
+	if !cn.redefines {
+		return
+	}
+	cn.redefines = false
+	if k := cn.c.names.Load(); k != nil {
 		k.Invalidate()
 	}
 }

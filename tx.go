@@ -49,10 +49,7 @@ func (t *tx) Rollback() error {
 func (t *tx) end(err error) error {
 	cn := t.cn
 	cn.inTx = false
-	if cn.redefines {
-		cn.redefines = false
-		cn.c.forgetNames()
-	}
+	cn.forgetRedefined()
 	if cn.pending {
 		cn.pending = false
 		cn.wroteNow()
