@@ -8,17 +8,29 @@ import "math/bits"
 type candidates struct {
 	*read
 	bounds
-	n     int    // number of candidates
-	total uint64 // sum of their weights
+	tally
+	local bool   // only those of our zone
 	spare bool   // all of them have weight 0, and count as 1
 	fit   uint64 // bit i is the verdict of the first pass on server i, below 64
 }
 
+// A tally is what a first pass counts.
+type tally struct {
+	n     int    // number of candidates
+	total uint64 // sum of their weights
+	last  int    // one of them; -1 if there is none
+}
+
+func (t *tally) add(i int, weight uint64) {
+	t.n, t.total, t.last = t.n+1, t.total+weight, i
+}
+
 // pick returns the server that a read runs on, or -1 and the hurdle at which the
-// nearest replica failed.
+// nearest replica failed. One that is full is returned only if all are.
 func (r *read) pick(b bounds, load Load) (server int, nearest hurdle) {
 	c := candidates{read: r, bounds: b}
-	spares, only, onlySpare := 0, -1, -1
+	nobody := tally{last: -1}
+	ours, all, spares := nobody, nobody, nobody
 	for i := range r.view.Servers {
 		h := r.judge(i, &b)
 		nearest = max(nearest, h)
@@ -27,28 +39,76 @@ func (r *read) pick(b bounds, load Load) (server int, nearest hurdle) {
 		}
 		c.fit |= 1 << i // of no effect from 64 on
 		if w := r.view.Servers[i].Weight; w > 0 {
-			c.n, c.total, only = c.n+1, c.total+uint64(w), i
+			all.add(i, uint64(w))
+			if r.isOurs(i) {
+				ours.add(i, uint64(w))
+			}
 		} else {
-			spares, onlySpare = spares+1, i
+			spares.add(i, 1)
 		}
 	}
-	if c.n == 0 {
-		c.n, c.total, c.spare, only = spares, uint64(spares), true, onlySpare
+	switch {
+	case ours.n > 0:
+		c.tally, c.local = ours, true
+	case all.n > 0:
+		c.tally = all
+	default:
+		c.tally, c.spare = spares, true
 	}
+	if server = c.choose(load); server < 0 || !isFull(r.view, server, load) {
+		return server, nearest
+	}
+	other := c.leastFull(load)
+	if other < 0 && c.local {
+		c.local = false
+		other = c.leastFull(load)
+	}
+	if other >= 0 {
+		server = other
+	}
+	return server, nearest
+}
+
+// isOurs reports whether a server is in our zone.
+func (r *read) isOurs(i int) bool {
+	return r.view.Zone != "" && r.view.Servers[i].Zone == r.view.Zone
+}
+
+// choose returns one of the candidates, or -1.
+func (c *candidates) choose(load Load) int {
 	if c.n <= 1 {
-		return only, nearest
+		return c.last
 	}
-	switch r.view.Balance {
+	switch c.view.Balance {
 	case RoundRobin:
-		return c.roundRobin(), nearest
+		return c.roundRobin()
 	case LeastConns:
-		return c.leastConns(load), nearest
+		return c.leastConns(load)
 	case Latency:
-		return c.latency(load), nearest
+		return c.latency(load)
 	case InOrder:
-		return c.nth(0), nearest
+		return c.nth(0)
 	}
-	return c.at(r.tie % c.total), nearest
+	return c.at(c.tie % c.total)
+}
+
+// leastFull returns the candidate that has the smallest part of what it may run,
+// or -1 if all are full.
+func (c *candidates) leastFull(load Load) int {
+	best, least := -1, 1.0
+	for i := range c.view.Servers {
+		if c.weight(i) == 0 {
+			continue
+		}
+		part := 0.0
+		if limit := c.view.Servers[i].Limit; limit > 0 {
+			part = float64(load.InFlight(i)) / float64(limit)
+		}
+		if part < least {
+			best, least = i, part
+		}
+	}
+	return best
 }
 
 // weight is the weight of a server among the candidates, and 0 for others.
@@ -63,6 +123,9 @@ func (c *candidates) weight(i int) uint64 {
 }
 
 func (c *candidates) fits(i int) bool {
+	if c.local && !c.isOurs(i) {
+		return false
+	}
 	if i < 64 {
 		return c.fit>>i&1 != 0
 	}

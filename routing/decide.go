@@ -19,22 +19,29 @@ import (
 //   - A read whose names are not all known ([ReasonUnresolved]) runs on the
 //     primary while that is up, unless the policy is [OnlyStandby].
 //   - A read runs on a suitable server of the preferred role, picked by
-//     [Policy.Balance]. A replica is suitable if it is up, within the lag bounds,
-//     and fresh as of the session's last write.
+//     [Policy.Balance]. A replica is suitable if it is up and not draining, within
+//     the lag bounds, no further back than what the session has seen, and holds
+//     the session's last write. Those of [Policy.Zone] come first.
+//   - If the one that was picked has as many statements as it may run, the least
+//     loaded suitable one that has not takes its place; if there is none, the
+//     primary does, as long as half of what it may run is left for others. So
+//     the last replica standing is not drowned, nor is the primary.
 //   - Where no replica is suitable the primary serves the read, if it is up, and
 //     the reason tells what the nearest replica lacked: it exists, it answers,
-//     it is within the bounds, it holds the write. [ReasonReadYourWrites] thus
-//     means that nothing but the session's own write stood in the way.
+//     it is within the bounds, it is as far as the session has seen, it holds the
+//     write. [ReasonReadYourWrites] thus means that nothing but the session's own
+//     write stood in the way, and [ReasonMonotonic] nothing but what it did.
 //   - [OnlyStandby] and [Policy.NoFallback] make that an error instead. NoFallback
-//     yields to [ReasonReadYourWrites]: only the primary can then give the right
+//     yields to what the session has done: only the primary can then give the right
 //     answer, and the load it is spared from, that of everybody's reads, is not
 //     what it gets. OnlyStandby names a role and does not yield.
 //   - Where the primary cannot serve either, the lag bounds of the policy yield:
 //     an old answer is better than none. The bound of the call itself does not,
-//     nor does the session's last write. This is not for OnlyStandby and
+//     nor does what the session has written and seen. This is not for OnlyStandby and
 //     NoFallback, which prefer an error.
 //   - Last come servers believed to be down, as a belief may be out of date,
-//     under the same rules and in order of preference.
+//     under the same rules and in order of preference, and a primary that is
+//     draining. A draining replica gets nothing.
 //
 // No server in [Session.Avoid] is ever chosen, but for one that holds the
 // session. Role [Unknown], and a primary that is not [View.Primary], serve
@@ -122,15 +129,18 @@ func (r *read) decide(load Load) Decision {
 	if v.MaxLag > 0 && (all.lag == 0 || v.MaxLag < all.lag) {
 		all.lag = v.MaxLag
 	}
+	strict := v.NoFallback || r.preference == OnlyStandby
 	server, nearest := r.pick(all, load)
 	if server >= 0 {
+		if server != v.Primary && !strict && primaryUp && isFull(v, server, load) && hasHalf(v, v.Primary, load) {
+			return Decision{v.Primary, ReasonOverload}
+		}
 		return r.chosen(server)
 	}
 	why := nearest.reason()
 
-	strict := v.NoFallback || r.preference == OnlyStandby
 	fallback := !strict || r.preference == PreferPrimary || r.preference == AnyServer ||
-		why == ReasonReadYourWrites && r.preference != OnlyStandby
+		(why == ReasonReadYourWrites || why == ReasonMonotonic) && r.preference != OnlyStandby
 	if fallback && primaryUp {
 		return Decision{v.Primary, why}
 	}
@@ -173,9 +183,23 @@ func (r *read) chosen(server int) Decision {
 	return Decision{server, r.reason}
 }
 
+// mayUsePrimary reports whether the primary may serve a read that others may
+// serve too; with down, also one that does not answer or is draining.
 func (r *read) mayUsePrimary(down bool) bool {
 	p := r.view.Primary
-	return p >= 0 && (down || r.view.Servers[p].Up) && !slices.Contains(r.session.Avoid, p)
+	return p >= 0 && (down || r.view.Servers[p].Up && !r.view.Servers[p].Draining) && !slices.Contains(r.session.Avoid, p)
+}
+
+// isFull reports whether a server has as many statements as it may run.
+func isFull(v *View, server int, load Load) bool {
+	limit := v.Servers[server].Limit
+	return limit > 0 && load.InFlight(server) >= limit
+}
+
+// hasHalf reports whether half of what a server may run is free.
+func hasHalf(v *View, server int, load Load) bool {
+	limit := v.Servers[server].Limit
+	return limit <= 0 || load.InFlight(server) < (limit+1)/2
 }
 
 // A hurdle is what keeps a server from serving a read. They are in the order in
@@ -187,6 +211,7 @@ const (
 	notReplica hurdle = iota
 	isDown            // or failed this statement already
 	lags
+	goesBack
 	lacksWrite
 	none
 )
@@ -197,6 +222,8 @@ func (h hurdle) reason() Reason {
 		return ReasonReplicaDown
 	case lags:
 		return ReasonLag
+	case goesBack:
+		return ReasonMonotonic
 	case lacksWrite:
 		return ReasonReadYourWrites
 	}
@@ -216,15 +243,27 @@ func (r *read) judge(i int, b *bounds) hurdle {
 	switch {
 	case t.Role != Replica:
 		return notReplica
-	case !t.Up && !b.down, slices.Contains(r.session.Avoid, i):
+	case !t.Up && !b.down, t.Draining, slices.Contains(r.session.Avoid, i):
 		return isDown
 	case b.lag > 0 && t.Fresh == 0 && !r.view.LagUnknown,
 		b.lag > 0 && t.Fresh != 0 && r.asOf.Sub(t.Fresh) > b.lag,
 		b.bytes > 0 && t.LagBytes < 0 && !r.view.LagUnknown,
 		b.bytes > 0 && t.LagBytes > b.bytes:
 		return lags
-	case r.session.Wrote != 0 && (t.Fresh == 0 || t.Fresh < r.session.Wrote):
+	}
+	for j := range r.session.Seen {
+		if seen := &r.session.Seen[j]; seen.At != 0 && seen.Server != i+1 && !t.holds(seen.At, seen.LSN) {
+			return goesBack
+		}
+	}
+	if s := r.session; s.Wrote != 0 && !t.holds(s.Wrote, s.WroteLSN) {
 		return lacksWrite
 	}
 	return none
+}
+
+// holds reports whether t is known to hold what was committed by the time at,
+// or what a position covers that may be known.
+func (t *Server) holds(at Instant, lsn uint64) bool {
+	return t.Fresh != 0 && t.Fresh >= at || lsn != 0 && t.LSN >= lsn
 }

@@ -34,6 +34,8 @@ const (
 	ReasonMisroute                          // a standby refused this text before
 	ReasonNoPrimary                         // no primary is known
 	ReasonNoServer                          // no server may run the statement
+	ReasonMonotonic                         // a replica would serve, but may hold less than the session has read
+	ReasonOverload                          // every suitable replica has as many statements as it may run
 )
 
 var reasonNames = [...]string{
@@ -62,6 +64,8 @@ var reasonNames = [...]string{
 	ReasonMisroute:       "misroute",
 	ReasonNoPrimary:      "no-primary",
 	ReasonNoServer:       "no-server",
+	ReasonMonotonic:      "monotonic-reads",
+	ReasonOverload:       "overload",
 }
 
 // NumReasons is one more than the greatest [Reason].

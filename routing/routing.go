@@ -21,7 +21,10 @@
 // the herd: who is the primary, who answers, and how fresh each replica is.
 package routing
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // A Class says what a statement is to a router. Only [Read] may run on a
 // replica. The zero value is [Unclassified].
@@ -138,6 +141,23 @@ type Server struct {
 	// last asked; -1 means unknown.
 	LagBytes int64
 
+	// LSN is the position in the primary's log, on its timeline, up to which
+	// the server held everything when it last answered. Zero means that it is
+	// unknown, or cannot be compared.
+	LSN uint64
+
+	// Zone is where the server is; empty means unknown. See [Policy.Zone].
+	Zone string
+
+	// Draining marks a server that gets nothing which another one may run: it is
+	// never chosen for a read, not even as the last resort. As the primary it
+	// still gets what only a primary may run.
+	Draining bool
+
+	// Limit is how many statements the server may run for us at a time before
+	// others have to wait; 0 means any number.
+	Limit int64
+
 	// Weight is the share of reads that a replica gets beside the others, and
 	// under [AnyServer] the primary, too. A server of weight 0 is used when no
 	// other is suitable.
@@ -173,6 +193,9 @@ type Policy struct {
 	// LagUnknown lets a replica of unknown lag serve reads under a bound. It
 	// never lets one serve a session that wrote: unknown is not fresh.
 	LagUnknown bool
+	// Zone is where we are. Of several suitable servers those of the same zone
+	// are preferred. Empty means no preference.
+	Zone string
 	// NoFallback makes a read that no replica may serve an error. Without it
 	// the primary serves the read. It spares the primary the reads of all when
 	// replicas are down or late; a read that only its session's own write keeps
@@ -195,6 +218,15 @@ type Session struct {
 	// a server that is fresh as of then. Zero means no write.
 	Wrote Instant
 
+	// WroteLSN is the position of that write; zero means unknown. A replica whose
+	// LSN has reached it holds the write, whatever its Fresh says.
+	WroteLSN uint64
+
+	// Seen is what earlier reads of the session have shown: no later read may
+	// show less. There may be two, as a statement may belong to a context's
+	// session and to a connection's.
+	Seen [2]Sight
+
 	// MaxLag, if positive, is the call's own bound; the tighter of it and the
 	// policy's holds. Unlike the policy's it never yields.
 	MaxLag time.Duration
@@ -214,6 +246,21 @@ type Session struct {
 	// chosen again, be the outcome an error.
 	Avoid []int
 }
+
+// A Sight is all that a server held at a time. The zero value is nothing.
+type Sight struct {
+	// Server is 1 + the index of the server that showed it, which never shows
+	// less later; 0 stands for the primary, or several servers.
+	Server int
+	// At is when it was shown; zero for never.
+	At Instant
+	// LSN is a position that covers what was shown; zero means unknown.
+	LSN uint64
+}
+
+// Unreachable, as [Session.Wrote], is later than any replica can be fresh: the
+// primary alone may serve.
+const Unreachable Instant = math.MaxInt64
 
 // A Load tells how busy servers are. Its methods are called by [Decide] with
 // indexes into [View.Servers] and must be safe for concurrent use.
