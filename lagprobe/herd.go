@@ -1,6 +1,7 @@
 package lagprobe
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -13,27 +14,57 @@ type herd struct {
 	unasked int      // servers that have neither answered nor failed yet
 
 	cluster uint64 // system identifier of the herd's members; zero if unknown
+	settled bool   // the cluster has had a primary: servers of another one are foreign
+	moved   bool   // a server of the cluster has told another identifier since
 	newest  uint32 // highest timeline of the cluster; see highest
+	removed uint32 // highest timeline that was told by a member which is no longer here
 	primary int    // index into servers; -1 where none is known
 
 	// log is that of source, the server elected last, on its timeline. It
 	// outlives the loss of the primary, and ends when another server, timeline
 	// or cluster is elected.
 	log      history
-	source   int // -1 before the first election
+	source   int // -1 before the first election, and if the server was removed
 	timeline uint32
 }
 
-func newHerd(targets []Target) *herd {
-	h := &herd{unasked: len(targets), primary: -1, source: -1}
-	for _, t := range targets {
-		h.servers = append(h.servers, Status{Name: t.Name, LagBytes: -1})
-	}
-	return h
+func newHerd() *herd { return &herd{primary: -1, source: -1} }
+
+// add takes in a server that nothing is known of.
+func (h *herd) add(name string) {
+	h.servers = append(h.servers, Status{Name: name, LagBytes: -1})
+	h.unasked++
 }
 
-// complete reports whether every server has answered or failed once.
-func (h *herd) complete() bool { return h.unasked == 0 }
+// remove forgets server i, but not what it said about the cluster.
+func (h *herd) remove(i int) {
+	s := h.servers[i]
+	if s.Asked.IsZero() {
+		h.unasked--
+	}
+	if member(&s, h.cluster) {
+		h.removed = max(h.removed, s.Timeline)
+	}
+	h.servers = slices.Delete(h.servers, i, i+1)
+	h.settled = h.settled && len(h.servers) > 0 // an empty herd begins anew
+	for _, index := range []*int{&h.primary, &h.source} {
+		switch {
+		case *index == i:
+			*index = -1
+		case *index > i:
+			*index--
+		}
+	}
+	h.conclude()
+}
+
+// complete reports whether enough was heard to elect a primary. The first to
+// answer may be of a foreign cluster, and to elect it before the others were
+// heard would be to write there. Once the cluster is known, servers that were
+// added since are not waited for.
+func (h *herd) complete() bool {
+	return h.unasked == 0 || h.settled && h.identify() == h.cluster
+}
 
 // learn takes what server i answered, or that it did not.
 func (h *herd) learn(i int, s Sample) {
@@ -41,8 +72,10 @@ func (h *herd) learn(i int, s Sample) {
 	if st.Asked.IsZero() {
 		h.unasked--
 	}
-	answered := s.Err == nil
-	if answered {
+	if s.Err == nil {
+		if !st.Answered.IsZero() && st.SystemID == h.cluster && (h.cluster != 0 || i == h.primary) {
+			h.moved = h.moved || s.SystemID != h.cluster
+		}
 		if s.LSN < st.LSN || s.SystemID != st.SystemID {
 			st.Fresh = time.Time{} // it restarted, or was rebuilt: what it held is not what it holds
 		}
@@ -52,45 +85,59 @@ func (h *herd) learn(i int, s Sample) {
 		st.Asked, st.Took, st.Err = s.Asked, s.Took, s.Err
 		st.Failures++
 	}
-	// The first to answer may be of a foreign cluster. To elect it before the
-	// others were heard would be to write there.
+	h.conclude()
+}
+
+// conclude draws the conclusions from what was heard, as far as that allows.
+func (h *herd) conclude() {
 	if !h.complete() {
 		return
 	}
 	h.elect()
-	if i == h.primary && answered && s.LSN != 0 {
-		h.log.add(s.Asked, s.LSN)
-	}
-	for j := range h.servers {
-		h.measure(&h.servers[j])
+	for i := range h.servers {
+		h.measure(&h.servers[i])
 	}
 }
 
-// elect finds the cluster and its primary. A new primary, or a new timeline,
-// begins a new log: positions of the old one say nothing about it.
+// identify returns the cluster as far as it is known now. Once settled, it
+// changes only if its own servers say so: that those were removed does not turn
+// the herd over to a foreign one that is left.
+func (h *herd) identify() uint64 {
+	switch {
+	case !h.settled:
+		return cmp.Or(clusterOf(h.servers, 0), h.cluster)
+	case !h.moved:
+		return h.cluster
+	}
+	return clusterOf(h.servers, h.cluster)
+}
+
+// elect finds the cluster and its primary, and notes what that has told. A new
+// primary, or a new timeline, begins a new log: positions of the old one say
+// nothing about it.
 func (h *herd) elect() {
-	cluster := h.cluster
-	if h.source < 0 {
-		cluster = 0 // known for good only with the first primary
+	if cluster := h.identify(); cluster != h.cluster {
+		h.cluster, h.settled, h.moved, h.newest, h.removed = cluster, false, false, 0, 0
+		h.begin(-1, 0)
 	}
-	cluster = clusterOf(h.servers, cluster)
-	changed := cluster != h.cluster
-	if changed {
-		h.cluster, h.newest = cluster, 0
-	}
-	h.newest = highest(h.servers, cluster, h.newest)
-	h.primary = primaryOf(h.servers, cluster, h.newest, h.primary)
+	h.newest = max(highest(h.servers, h.cluster, h.newest), h.removed)
+	h.primary = primaryOf(h.servers, h.cluster, h.newest, h.primary)
 	if h.primary < 0 {
 		return
 	}
+	h.settled = true
 	p := &h.servers[h.primary]
-	if h.primary == h.source && p.Timeline == h.timeline && !changed {
-		return
+	if h.primary != h.source || p.Timeline != h.timeline {
+		h.begin(h.primary, p.Timeline)
 	}
-	h.source, h.timeline, h.log = h.primary, p.Timeline, history{}
-	if p.LSN != 0 {
+	if p.LSN != 0 && (len(h.log.marks) == 0 || p.Answered.After(h.log.marks[len(h.log.marks)-1].at)) {
 		h.log.add(p.Answered, p.LSN)
 	}
+}
+
+// begin begins the log of another primary or timeline.
+func (h *herd) begin(source int, timeline uint32) {
+	h.source, h.timeline, h.log = source, timeline, history{}
 	for i := range h.servers {
 		h.servers[i].Fresh, h.servers[i].LagBytes = time.Time{}, -1
 	}
@@ -128,10 +175,13 @@ func (h *herd) snapshot() Snapshot {
 	servers := slices.Clone(h.servers)
 	for i := range servers {
 		s := &servers[i]
+		if h.comparable(s) {
+			s.Replayed = s.LSN
+		}
 		switch {
 		case s.Answered.IsZero() || !h.complete():
 		case i == h.primary:
-			s.Fresh, s.LagBytes = s.Answered, 0
+			s.Fresh, s.LagBytes, s.Replayed = s.Answered, 0, s.LSN
 		case s.Err != nil:
 		case !member(s, h.cluster):
 			s.Err = fmt.Errorf("lagprobe: ask %s: %w: system identifier %d, want %d", s.Name, ErrForeignCluster, s.SystemID, h.cluster)
@@ -139,7 +189,11 @@ func (h *herd) snapshot() Snapshot {
 			s.Err = fmt.Errorf("lagprobe: ask %s: %w: timeline %d, the herd's is %d", s.Name, ErrStalePrimary, s.Timeline, h.newest)
 		}
 	}
-	return Snapshot{Servers: servers, Primary: h.primary}
+	snap := Snapshot{Servers: servers, Primary: h.primary}
+	if h.settled {
+		snap.SystemID, snap.Timeline = h.cluster, h.timeline
+	}
+	return snap
 }
 
 // clusterOf returns the system identifier of the herd: the known one, as long
@@ -183,7 +237,7 @@ func highest(servers []Status, cluster uint64, known uint32) uint32 {
 	lost := false
 	for i := range servers {
 		s := &servers[i]
-		lost = lost || s.Failures > 0
+		lost = lost || s.Failures > 0 || s.Answered.IsZero()
 		if member(s, cluster) {
 			told = max(told, s.Timeline)
 		}
@@ -199,7 +253,8 @@ func highest(servers []Status, cluster uint64, known uint32) uint32 {
 // that answers; of several, the current one; then the first. A server of an
 // older timeline than the newest that any member is known to have followed has
 // been replaced, and is not elected even where its successor is not in sight.
-// primaryOf returns -1 if there is no primary.
+// Nor is one elected that does not tell its system identifier where the
+// cluster's is known; but it remains the primary if it was. primaryOf returns -1 if there is no primary.
 func primaryOf(servers []Status, cluster uint64, newest uint32, current int) int {
 	best := -1
 	better := func(i int) bool {
@@ -217,7 +272,7 @@ func primaryOf(servers []Status, cluster uint64, newest uint32, current int) int
 	}
 	for i := range servers {
 		s := &servers[i]
-		claims := !s.Answered.IsZero() && !s.Standby && member(s, cluster)
+		claims := !s.Answered.IsZero() && !s.Standby && (s.SystemID == cluster || member(s, cluster) && i == current)
 		replaced := s.Timeline != 0 && s.Timeline < newest
 		if claims && !replaced && better(i) {
 			best = i

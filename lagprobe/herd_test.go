@@ -2,6 +2,7 @@ package lagprobe
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +31,15 @@ func herdOf(text string) []Status {
 		servers = append(servers, s)
 	}
 	return servers
+}
+
+// newHerdOf returns a herd of n servers, pg1 and so on.
+func newHerdOf(n int) *herd {
+	h := newHerd()
+	for i := range n {
+		h.add(fmt.Sprint("pg", i+1))
+	}
+	return h
 }
 
 func TestElection(t *testing.T) {
@@ -107,9 +117,21 @@ func say(h *herd, at time.Time, text string, lsn ...uint64) Snapshot {
 func TestFailover(t *testing.T) {
 	t0 := time.Now()
 	at := func(s int) time.Time { return t0.Add(time.Duration(s) * time.Second) }
-	h := newHerd(make([]Target, 3))
+	h := newHerdOf(3)
 	check := func(s Snapshot, primary int, fresh ...int) {
 		t.Helper()
+		for i, st := range s.Servers {
+			want := uint64(0)
+			if i == primary || fresh[i] >= 0 || st.LagBytes >= 0 {
+				want = st.LSN
+			}
+			if st.Replayed != want {
+				t.Errorf("server %d, at %d, is said to have replayed %d", i, st.LSN, st.Replayed)
+			}
+		}
+		if want := uint32(1 + min(primary, 1)); s.Timeline != want || s.SystemID != 7 {
+			t.Errorf("timeline %d of cluster %d, want %d of 7", s.Timeline, s.SystemID, want)
+		}
 		if s.Primary != primary {
 			t.Errorf("primary is %d, want %d", s.Primary, primary)
 		}
@@ -147,7 +169,7 @@ func TestFailover(t *testing.T) {
 // What one primary had written says nothing of what another one has, even if
 // they are on timelines of the same number.
 func TestTwoPrimariesOfOneTimeline(t *testing.T) {
-	h := newHerd(make([]Target, 3))
+	h := newHerdOf(3)
 	t0 := time.Now()
 	if s := say(h, t0, "p1 p1 s1", 100, 150, 100); s.Primary != 0 || !s.Servers[2].Fresh.Equal(t0) || !errors.Is(s.Servers[1].Err, ErrStalePrimary) {
 		t.Fatalf("%+v", s)
@@ -159,7 +181,7 @@ func TestTwoPrimariesOfOneTimeline(t *testing.T) {
 
 // A standby is never ahead of its primary. One that is follows another.
 func TestAheadOfThePrimary(t *testing.T) {
-	h := newHerd(make([]Target, 2))
+	h := newHerdOf(2)
 	t0 := time.Now()
 	if s := say(h, t0, "p1 s1", 100, 120); s.Servers[1].Fresh.IsZero() {
 		t.Error("it was asked after the primary, and may be ahead")
@@ -172,7 +194,7 @@ func TestAheadOfThePrimary(t *testing.T) {
 
 // Until all were asked there is no primary: the first to answer may be foreign.
 func TestForeignFirst(t *testing.T) {
-	h := newHerd([]Target{{Name: "pg1"}, {Name: "pg2"}, {Name: "pg3"}})
+	h := newHerdOf(3)
 	now := time.Now()
 	foreign := Sample{Asked: now, LSN: mb, Timeline: 1, SystemID: 8}
 	h.learn(1, foreign)

@@ -68,6 +68,8 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -85,11 +87,13 @@ var (
 	ErrStalePrimary = errors.New("stale primary")
 
 	errClosed = errors.New("lagprobe: prober is closed")
+	errTaken  = errors.New("there is a target of this name")
 )
 
 // A Target is a server to ask.
 type Target struct {
-	// Name is used in errors and in [Status].
+	// Name is used in errors and in [Status], and is the target's own among
+	// those of a Prober.
 	Name string
 	// DB must lead to one server only. The probe takes one connection from it
 	// and keeps it as long as it works; it counts against SetMaxOpenConns.
@@ -142,27 +146,39 @@ type Status struct {
 	// LagBytes is the log that the primary was known to have and this server
 	// had not replayed when it last answered; -1 if unknown.
 	LagBytes int64
+
+	// Replayed is LSN where that is a position in the log that
+	// [Snapshot.SystemID] and [Snapshot.Timeline] name: on a standby, whatever
+	// was committed there at or before it is to be seen. Zero means that the
+	// server's position cannot be compared, or is unknown.
+	Replayed uint64
 }
 
 // A Snapshot is what is known of all servers at one time. It is immutable.
 type Snapshot struct {
-	Servers []Status // in the order of the targets
+	Servers []Status // in the order in which the targets were added
 
-	// Primary is the index of the primary; -1 where none is known, and until
-	// each server was asked once. A primary that does not answer any more
+	// Primary is the index of the primary; -1 where none is known. The
+	// first one is known once each server was asked. A primary that does not answer any more
 	// remains the primary, with its Err set, until another server says that it
-	// is one, or a server is known to follow a higher timeline.
+	// is one, or a server is known to follow a higher timeline, or it is removed.
 	Primary int
+
+	// SystemID and Timeline name the log of the primary elected last, which may
+	// have gone silent or been removed since. Zero means unknown.
+	SystemID uint64
+	Timeline uint32
 }
 
-// A Prober asks a set of servers until it is closed. Its methods are safe for
-// concurrent use.
+// A Prober asks a set of servers, which may change, until it is closed. Its
+// methods are safe for concurrent use.
 type Prober struct {
 	interval, timeout time.Duration
 
 	publish func(Snapshot)
 	refresh chan struct{}      // of capacity 1: a call of Refresh that was not heeded yet
 	asked   chan struct{}      // closed once every server was asked
+	calls   chan func(*loop)   // to be called by the loop
 	cancel  context.CancelFunc // stops the loop and all questions
 	running sync.WaitGroup     // the loop and the questions under way
 	closing sync.Once
@@ -172,9 +188,11 @@ type Prober struct {
 }
 
 // Start begins to ask. publish is called with each new snapshot, one call at a
-// time, in order. It must not block, as the probe waits for it, and must not
-// call [Prober.Close]. The targets' handles must not be closed before the
-// Prober is.
+// time, in order. It must not block, as the probe waits for it. [Prober.Add],
+// [Prober.Remove] and [Prober.Close] wait for publish in turn, so it must not
+// call them, and whoever does must not hold a lock that publish takes. A
+// target's handle must not be closed before the target is removed, or the Prober
+// closed.
 func Start(targets []Target, opt Options, publish func(Snapshot)) *Prober {
 	if opt.Interval <= 0 {
 		opt.Interval = time.Second
@@ -189,18 +207,70 @@ func Start(targets []Target, opt Options, publish func(Snapshot)) *Prober {
 		publish:  publish,
 		refresh:  make(chan struct{}, 1),
 		asked:    make(chan struct{}),
+		calls:    make(chan func(*loop)),
 		cancel:   cancel,
 		closed:   make(chan struct{}),
 	}
+	l := &loop{Prober: p, ctx: ctx, herd: newHerd(), answers: make(chan answer)}
 	for _, t := range targets {
-		p.servers = append(p.servers, &server{link: link{Target: t}})
+		l.add(t)
 	}
 	if len(targets) == 0 {
 		close(p.asked)
 	}
-	l := &loop{Prober: p, herd: newHerd(targets), answers: make(chan answer, len(targets))}
-	p.running.Go(func() { l.run(ctx) })
+	p.running.Go(l.run)
 	return p
+}
+
+// Add begins to ask further servers, at once. Until one has told that it belongs
+// to the herd it changes nothing there. But a herd that has had no primary yet
+// elects its first one when all that were added by then were asked, so add them
+// together: the first to answer may be foreign. The error says that there is a
+// target of this name, or that p is closed; Add has then done nothing.
+func (p *Prober) Add(targets ...Target) (err error) {
+	if !p.call(func(l *loop) {
+		for i, t := range targets {
+			if l.index(t.Name) >= 0 || slices.ContainsFunc(targets[:i], func(o Target) bool { return o.Name == t.Name }) {
+				err = fmt.Errorf("lagprobe: add %s: %w", t.Name, errTaken)
+				return
+			}
+		}
+		for _, t := range targets {
+			l.add(t)
+		}
+	}) {
+		return errClosed
+	}
+	return err
+}
+
+// Remove stops asking a server. A question under way is cancelled. When Remove
+// returns, none is, the connection is back in the handle, and no snapshot
+// published from then on holds the server. Removing a name that is not there
+// does nothing.
+//
+// Where the primary is removed there is none until another server says that it
+// is one. What the herd has learned from a server stays known: an older primary
+// is not elected because its successor was removed, nor is a foreign one
+// because it alone is left. Only a herd that was emptied takes to any cluster.
+func (p *Prober) Remove(name string) {
+	var gone <-chan struct{}
+	if p.call(func(l *loop) { gone = l.remove(name) }) && gone != nil {
+		<-gone
+	}
+}
+
+// call has the loop call f. It reports whether it has; if p is closed, nothing
+// of it runs any more when call returns.
+func (p *Prober) call(f func(*loop)) bool {
+	done := make(chan struct{})
+	select {
+	case p.calls <- func(l *loop) { f(l); close(done) }:
+		<-done
+		return true
+	case <-p.closed:
+		return false
+	}
 }
 
 // Refresh makes the probe ask all servers now: the primary, and the standbys as
@@ -217,7 +287,7 @@ func (p *Prober) Refresh() {
 }
 
 // Wait blocks until every target has answered or failed once, and that was
-// published. It returns the context's error if that is done first, and an error
+// published. Targets added after that are not waited for. It returns the context's error if that is done first, and an error
 // if p is closed.
 func (p *Prober) Wait(ctx context.Context) error {
 	select {

@@ -3,6 +3,8 @@ package lagprobe
 import (
 	"context"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"time"
 )
 
@@ -13,15 +15,19 @@ const spacing = 10 * time.Millisecond
 // goroutine; only the questions themselves run beside it.
 type loop struct {
 	*Prober
-	herd      *herd
-	answers   chan answer // of the servers' number, as no server is asked twice at a time
-	refreshed time.Time   // when the last call of Refresh was heeded
-	rush      bool        // the standbys are due as soon as the lead has answered
+	ctx       context.Context // ends with the Prober
+	herd      *herd           // its servers are those of the Prober, in their order
+	answers   chan answer
+	refreshed time.Time // when the last call of Refresh was heeded
+	rush      bool      // the standbys are due as soon as the lead has answered
 }
 
 // A server is a target as the loop sees it.
 type server struct {
-	link link // belongs to the question while busy
+	link   link            // belongs to the question while busy
+	ctx    context.Context // of its questions
+	cancel context.CancelFunc
+	asking sync.WaitGroup // the question under way
 
 	busy     bool      // a question is under way
 	failures int       // questions without an answer since the last one
@@ -32,29 +38,76 @@ type server struct {
 
 // An answer is what came of a question to a server.
 type answer struct {
-	server int
+	*server
 	Sample
 }
 
-func (l *loop) run(ctx context.Context) {
+func (l *loop) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		now := time.Now()
 		lead := l.lead(now)
-		l.send(ctx, now, lead)
+		l.send(now, lead)
 		wake, refresh := l.next(now, lead)
 		timer.Reset(wake.Sub(now))
 		select {
-		case <-ctx.Done():
+		case <-l.ctx.Done():
 			return
 		case <-timer.C:
 		case <-refresh:
 			l.hasten(time.Now(), lead)
 		case a := <-l.answers:
 			l.learn(a, lead)
+		case call := <-l.calls:
+			call(l)
 		}
 	}
+}
+
+// index returns where the server of a name is, or -1.
+func (l *loop) index(name string) int {
+	return slices.IndexFunc(l.herd.servers, func(s Status) bool { return s.Name == name })
+}
+
+// add begins to ask a server.
+func (l *loop) add(t Target) {
+	s := &server{link: link{Target: t}}
+	s.ctx, s.cancel = context.WithCancel(l.ctx)
+	l.servers = append(l.servers, s)
+	l.herd.add(t.Name)
+}
+
+// remove forgets a server. The channel it returns is closed when the server is
+// left alone; it is nil if there is no such server.
+func (l *loop) remove(name string) (gone <-chan struct{}) {
+	i := l.index(name)
+	if i < 0 {
+		return nil
+	}
+	s, was := l.servers[i], l.primary()
+	l.servers = slices.Delete(l.servers, i, i+1)
+	l.herd.remove(i)
+	if l.primary() != was {
+		l.follow(time.Now())
+	}
+	s.cancel()
+	ended := make(chan struct{})
+	l.running.Go(func() {
+		s.asking.Wait()
+		s.link.release()
+		close(ended)
+	})
+	l.report()
+	return ended
+}
+
+// primary returns the elected server; nil if there is none.
+func (l *loop) primary() *server {
+	if l.herd.primary < 0 {
+		return nil
+	}
+	return l.servers[l.herd.primary]
 }
 
 // lead returns the server that is asked first in each round: the primary, if it
@@ -72,7 +125,7 @@ func (l *loop) lead(now time.Time) int {
 }
 
 // send asks the servers that are due.
-func (l *loop) send(ctx context.Context, now time.Time, lead int) {
+func (l *loop) send(now time.Time, lead int) {
 	for i, s := range l.servers {
 		if s.busy || s.due.After(now) {
 			continue
@@ -85,8 +138,13 @@ func (l *loop) send(ctx context.Context, now time.Time, lead int) {
 		if lead < 0 || i == lead {
 			s.due = now.Add(l.jittered())
 		}
+		s.asking.Add(1)
 		l.running.Go(func() {
-			l.answers <- answer{i, s.link.ask(ctx, l.timeout)}
+			defer s.asking.Done()
+			select {
+			case l.answers <- answer{s, s.link.ask(s.ctx, l.timeout)}:
+			case <-s.ctx.Done(): // nobody waits for it
+			}
 		})
 	}
 }
@@ -147,29 +205,42 @@ func (l *loop) pull(s *server, at time.Time) {
 // learn takes an answer, and all others that are there, and publishes what is
 // known then.
 func (l *loop) learn(a answer, lead int) {
-	was, waited := l.herd.primary, !l.herd.complete()
-	led := false
+	was, led := l.primary(), false
 	for more := true; more; {
 		l.settle(a)
-		led = led || a.server == lead
+		led = led || lead >= 0 && a.server == l.servers[lead]
 		select {
 		case a = <-l.answers:
 		default:
 			more = false
 		}
 	}
-	if led || l.herd.primary != was {
+	if led || l.primary() != was {
 		l.follow(time.Now())
 	}
+	l.report()
+}
+
+// report publishes what is known.
+func (l *loop) report() {
 	l.publish(l.herd.snapshot())
-	if waited && l.herd.complete() {
+	if l.herd.unasked > 0 {
+		return
+	}
+	select {
+	case <-l.asked:
+	default:
 		close(l.asked)
 	}
 }
 
-// settle takes one answer.
+// settle takes one answer, unless its server was removed meanwhile.
 func (l *loop) settle(a answer) {
-	s := l.servers[a.server]
+	s := a.server
+	i := slices.Index(l.servers, s)
+	if i < 0 {
+		return
+	}
 	s.busy, s.done = false, time.Now()
 	s.failures++
 	switch {
@@ -180,7 +251,7 @@ func (l *loop) settle(a answer) {
 	default:
 		s.due = s.done.Add(l.jittered())
 	}
-	l.herd.learn(a.server, a.Sample)
+	l.herd.learn(i, a.Sample)
 }
 
 // follow makes the others due behind the lead, which has answered, failed, or
