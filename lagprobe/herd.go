@@ -185,8 +185,10 @@ func (h *herd) snapshot() Snapshot {
 		case s.Err != nil:
 		case !member(s, h.cluster):
 			s.Err = fmt.Errorf("lagprobe: ask %s: %w: system identifier %d, want %d", s.Name, ErrForeignCluster, s.SystemID, h.cluster)
+		case !s.Standby && s.SystemID != h.cluster:
+			s.Err = fmt.Errorf("lagprobe: ask %s: %w: it does not tell its system identifier, want %d", s.Name, ErrForeignCluster, h.cluster)
 		case !s.Standby:
-			s.Err = fmt.Errorf("lagprobe: ask %s: %w: timeline %d, the herd's is %d", s.Name, ErrStalePrimary, s.Timeline, h.newest)
+			s.Err = fmt.Errorf("lagprobe: ask %s: %w: %s", s.Name, ErrStalePrimary, h.stale(s))
 		}
 	}
 	snap := Snapshot{Servers: servers, Primary: h.primary}
@@ -194,6 +196,21 @@ func (h *herd) snapshot() Snapshot {
 		snap.SystemID, snap.Timeline = h.cluster, h.timeline
 	}
 	return snap
+}
+
+// stale says why a server that claims to be the primary is not used, and how to
+// mend that.
+func (h *herd) stale(s *Status) string {
+	if h.primary < 0 {
+		return fmt.Sprintf("it is a primary on timeline %d, and timeline %d has begun on a server that does not answer or is not in the herd; "+
+			"rebuild %s, or pg_rewind it, as a standby of that server or its successor", s.Timeline, h.newest, s.Name)
+	}
+	p := &h.servers[h.primary]
+	why := fmt.Sprintf("it is a primary on timeline %d, and %s is one on timeline %d, which is newer, and is used", s.Timeline, p.Name, p.Timeline)
+	if p.Timeline == s.Timeline {
+		why = fmt.Sprintf("it is a primary on timeline %d, and %s is one on timeline %d, too, and is kept, as it was in use", s.Timeline, p.Name, p.Timeline)
+	}
+	return fmt.Sprintf("%s; rebuild %s, or pg_rewind it, as a standby of %s", why, s.Name, p.Name)
 }
 
 // clusterOf returns the system identifier of the herd: the known one, as long

@@ -179,6 +179,27 @@ func TestTwoPrimariesOfOneTimeline(t *testing.T) {
 	}
 }
 
+// Of two servers that claim to be the primary one is used, and the error of the
+// other one names both.
+func TestTwoPrimaries(t *testing.T) {
+	for _, c := range []struct {
+		servers string
+		primary int
+		stale   int
+		want    string
+	}{
+		{"p1 p2 s1", 1, 0, "lagprobe: ask pg1: stale primary: it is a primary on timeline 1, and pg2 is one on timeline 2, which is newer, and is used; rebuild pg1, or pg_rewind it, as a standby of pg2"},
+		{"p2 p1 s1", 0, 1, "lagprobe: ask pg2: stale primary: it is a primary on timeline 1, and pg1 is one on timeline 2, which is newer, and is used; rebuild pg2, or pg_rewind it, as a standby of pg1"},
+		{"s1 p1 p1", 1, 2, "lagprobe: ask pg3: stale primary: it is a primary on timeline 1, and pg2 is one on timeline 1, too, and is kept, as it was in use; rebuild pg3, or pg_rewind it, as a standby of pg2"},
+		{"p1 s2 s1", -1, 0, "lagprobe: ask pg1: stale primary: it is a primary on timeline 1, and timeline 2 has begun on a server that does not answer or is not in the herd; rebuild pg1, or pg_rewind it, as a standby of that server or its successor"},
+	} {
+		s := say(newHerdOf(3), time.Now(), c.servers, mb, mb, mb)
+		if err := s.Servers[c.stale].Err; s.Primary != c.primary || !errors.Is(err, ErrStalePrimary) || err.Error() != c.want {
+			t.Errorf("%s: primary is %d\n%v\nwant %s", c.servers, s.Primary, err, c.want)
+		}
+	}
+}
+
 // A standby is never ahead of its primary. One that is follows another.
 func TestAheadOfThePrimary(t *testing.T) {
 	h := newHerdOf(2)

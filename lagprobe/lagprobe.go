@@ -82,8 +82,9 @@ var (
 	ErrForeignCluster = errors.New("server of another cluster")
 
 	// ErrStalePrimary is the error of a server that is not in recovery and is
-	// not the primary: it was replaced by a server of a higher timeline, and
-	// what is written to it will be lost.
+	// not the primary: it was replaced by a server of a higher timeline, or of
+	// the same one that was in use before, and what is written to it will be
+	// lost. The error in [Status] names both, and says how to mend it.
 	ErrStalePrimary = errors.New("stale primary")
 
 	errClosed = errors.New("lagprobe: prober is closed")
