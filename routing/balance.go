@@ -1,6 +1,9 @@
 package routing
 
-import "math/bits"
+import (
+	"math"
+	"math/bits"
+)
 
 // candidates are the servers that a read may be given to. They are counted in a
 // first pass over the view and found again in a second one: a decision that
@@ -27,7 +30,7 @@ func (t *tally) add(i int, weight uint64) {
 
 // pick returns the server that a read runs on, or -1 and the hurdle at which the
 // nearest replica failed. One that is full is returned only if all are.
-func (r *read) pick(b bounds, load Load) (server int, nearest hurdle) {
+func (r *read) pick(b bounds, load Load) (server int, full bool, nearest hurdle) {
 	c := candidates{read: r, bounds: b}
 	nobody := tally{last: -1}
 	ours, all, spares := nobody, nobody, nobody
@@ -55,18 +58,19 @@ func (r *read) pick(b bounds, load Load) (server int, nearest hurdle) {
 	default:
 		c.tally, c.spare = spares, true
 	}
-	if server = c.choose(load); server < 0 || !isFull(r.view, server, load) {
-		return server, nearest
+	server = c.choose(load)
+	if server < 0 || !isFull(r.view, server, load) {
+		return server, false, nearest
 	}
-	other := c.leastFull(load)
-	if other < 0 && c.local {
+	room := c.roomiest(load)
+	if room < 0 && c.local {
 		c.local = false
-		other = c.leastFull(load)
+		room = c.roomiest(load)
 	}
-	if other >= 0 {
-		server = other
+	if room < 0 {
+		return server, true, nearest
 	}
-	return server, nearest
+	return room, false, nearest
 }
 
 // isOurs reports whether a server is in our zone.
@@ -90,25 +94,6 @@ func (c *candidates) choose(load Load) int {
 		return c.nth(0)
 	}
 	return c.at(c.tie % c.total)
-}
-
-// leastFull returns the candidate that has the smallest part of what it may run,
-// or -1 if all are full.
-func (c *candidates) leastFull(load Load) int {
-	best, least := -1, 1.0
-	for i := range c.view.Servers {
-		if c.weight(i) == 0 {
-			continue
-		}
-		part := 0.0
-		if limit := c.view.Servers[i].Limit; limit > 0 {
-			part = float64(load.InFlight(i)) / float64(limit)
-		}
-		if part < least {
-			best, least = i, part
-		}
-	}
-	return best
 }
 
 // weight is the weight of a server among the candidates, and 0 for others.
@@ -186,19 +171,38 @@ func gcd(a, b uint64) uint64 {
 }
 
 // leastConns returns the candidate with the fewest statements in flight for its
-// weight. Among equals, which on an idle herd are all, chance decides by weight.
+// weight. On an idle herd those are all.
 func (c *candidates) leastConns(load Load) int {
-	best, least, seen, tie := -1, 0.0, uint64(0), c.tie
+	return c.least(math.Inf(1), func(i int, weight uint64) float64 {
+		return float64(load.InFlight(i)) / float64(weight)
+	})
+}
+
+// roomiest returns the candidate with the smallest part of its limit in use, or
+// -1 if all are full.
+func (c *candidates) roomiest(load Load) int {
+	return c.least(1, func(i int, _ uint64) float64 {
+		limit := c.view.Servers[i].Limit
+		if limit <= 0 {
+			return 0
+		}
+		return float64(load.InFlight(i)) / float64(limit)
+	})
+}
+
+// least returns the candidate of the lowest cost, or -1 if that of none is below
+// the bound. Among equals chance decides by weight.
+func (c *candidates) least(bound float64, cost func(i int, weight uint64) float64) int {
+	best, least, seen, tie := -1, bound, uint64(0), c.tie
 	for i := range c.view.Servers {
 		w := c.weight(i)
 		if w == 0 {
 			continue
 		}
-		conns := float64(load.InFlight(i)) / float64(w)
-		switch {
-		case best < 0 || conns < least:
-			best, least, seen = i, conns, w
-		case conns == least:
+		switch x := cost(i, w); {
+		case x < least:
+			best, least, seen = i, x, w
+		case x == least && best >= 0:
 			// Each of the equals so far has kept its share of seen.
 			seen += w
 			tie = mix(tie)

@@ -21,27 +21,33 @@ import (
 //   - A read runs on a suitable server of the preferred role, picked by
 //     [Policy.Balance]. A replica is suitable if it is up and not draining, within
 //     the lag bounds, no further back than what the session has seen, and holds
-//     the session's last write. Those of [Policy.Zone] come first.
-//   - If the one that was picked has as many statements as it may run, the least
-//     loaded suitable one that has not takes its place; if there is none, the
-//     primary does, as long as half of what it may run is left for others. So
-//     the last replica standing is not drowned, nor is the primary.
-//   - Where no replica is suitable the primary serves the read, if it is up, and
-//     the reason tells what the nearest replica lacked: it exists, it answers,
-//     it is within the bounds, it is as far as the session has seen, it holds the
-//     write. [ReasonReadYourWrites] thus means that nothing but the session's own
-//     write stood in the way, and [ReasonMonotonic] nothing but what it did.
-//   - [OnlyStandby] and [Policy.NoFallback] make that an error instead. NoFallback
-//     yields to what the session has done: only the primary can then give the right
-//     answer, and the load it is spared from, that of everybody's reads, is not
-//     what it gets. OnlyStandby names a role and does not yield.
+//     the session's last write. The primary is, where it is preferred, if it is up
+//     and not draining. Of several those in [Policy.Zone] are taken, if any of
+//     them has weight.
+//   - If the one that was picked has as many statements as it may run
+//     ([Server.Limit]), one that has not takes its place: of those of the zone,
+//     or else of all, the one with the smallest part of its limit in use. If all
+//     are full, the primary takes the read ([ReasonOverload]) while less than half
+//     of its own limit is in use: the last replica standing is not drowned, and
+//     writes keep their room. Otherwise the read waits where it was sent first.
+//   - Where no replica is suitable the primary serves the read if it is up, though
+//     it be draining, and the reason tells what the nearest replica lacked: it
+//     exists, it answers, it is within the bounds, it is as far as what the session
+//     has seen, it holds the write. [ReasonReadYourWrites] thus means that nothing
+//     but the session's own write stood in the way, and [ReasonMonotonic] nothing
+//     but what its reads have shown, and perhaps that write.
+//   - [OnlyStandby] and [Policy.NoFallback] make that an error instead, and leave
+//     the primary out of an overload. NoFallback yields to what the session has
+//     written and seen: only the primary can then give the right answer, and the
+//     load it is spared from, that of everybody's reads, is not what it gets.
+//     OnlyStandby names a role and does not yield.
 //   - Where the primary cannot serve either, the lag bounds of the policy yield:
 //     an old answer is better than none. The bound of the call itself does not,
 //     nor does what the session has written and seen. This is not for OnlyStandby and
 //     NoFallback, which prefer an error.
 //   - Last come servers believed to be down, as a belief may be out of date,
-//     under the same rules and in order of preference, and a primary that is
-//     draining. A draining replica gets nothing.
+//     under the same rules and in order of preference, those that are draining
+//     excepted: of them only the primary is tried, after all others.
 //
 // No server in [Session.Avoid] is ever chosen, but for one that holds the
 // session. Role [Unknown], and a primary that is not [View.Primary], serve
@@ -49,7 +55,7 @@ import (
 //
 // tie decides between servers that are equally good. It should be random, but
 // for [RoundRobin], where it counts up by one with each decision. load is asked
-// by [LeastConns] and [Latency] only.
+// by [LeastConns] and [Latency], and of servers that have a limit.
 func Decide(st *Statement, s Session, v *View, load Load, tie uint64) Decision {
 	if s.Held > 0 {
 		return Decision{s.Held - 1, s.HeldFor}
@@ -81,6 +87,7 @@ func Decide(st *Statement, s Session, v *View, load Load, tie uint64) Decision {
 	if st.Reason == ReasonUnresolved && r.preference != OnlyStandby && r.mayUsePrimary(false) {
 		return Decision{v.Primary, ReasonUnresolved}
 	}
+	r.seen = s.Seen[0].At != 0 || s.Seen[1].At != 0
 	r.asOf = s.Now
 	if v.Primary < 0 || !v.Servers[v.Primary].Up {
 		r.asOf = v.Asked
@@ -106,6 +113,7 @@ type read struct {
 	preference Preference // the policy's, as far as a hint leaves it
 	reason     Reason     // of choosing a replica
 	asOf       Instant    // what freshness is judged against
+	seen       bool       // the session has seen something
 }
 
 // bounds are what a replica must satisfy besides holding the session's write.
@@ -117,9 +125,8 @@ type bounds struct {
 
 func (r *read) decide(load Load) Decision {
 	v, s := r.view, r.session
-	primaryUp := r.mayUsePrimary(false)
 	if r.preference == PreferPrimary {
-		if primaryUp {
+		if r.primaryShares(false) {
 			return Decision{v.Primary, ReasonPreference}
 		}
 		r.reason = ReasonPrimaryDown
@@ -130,9 +137,9 @@ func (r *read) decide(load Load) Decision {
 		all.lag = v.MaxLag
 	}
 	strict := v.NoFallback || r.preference == OnlyStandby
-	server, nearest := r.pick(all, load)
+	server, full, nearest := r.pick(all, load)
 	if server >= 0 {
-		if server != v.Primary && !strict && primaryUp && isFull(v, server, load) && hasHalf(v, v.Primary, load) {
+		if full && server != v.Primary && !strict && r.primaryShares(false) && hasHalf(v, v.Primary, load) {
 			return Decision{v.Primary, ReasonOverload}
 		}
 		return r.chosen(server)
@@ -141,7 +148,7 @@ func (r *read) decide(load Load) Decision {
 
 	fallback := !strict || r.preference == PreferPrimary || r.preference == AnyServer ||
 		(why == ReasonReadYourWrites || why == ReasonMonotonic) && r.preference != OnlyStandby
-	if fallback && primaryUp {
+	if fallback && r.mayUsePrimary(false) {
 		return Decision{v.Primary, why}
 	}
 
@@ -149,25 +156,24 @@ func (r *read) decide(load Load) Decision {
 	if !strict {
 		last = bounds{lag: max(0, s.MaxLag)}
 		r.reason = ReasonPrimaryDown
-		if server, _ = r.pick(last, load); server >= 0 {
+		if server, _, _ = r.pick(last, load); server >= 0 {
 			return r.chosen(server)
 		}
 	}
 
 	// Nothing that is up will do.
-	primaryDown := fallback && r.mayUsePrimary(true)
-	if primaryDown && r.preference == PreferPrimary {
+	if r.preference == PreferPrimary && r.primaryShares(true) {
 		return Decision{v.Primary, ReasonPreference}
 	}
 	last.down = true
 	if strict {
 		r.reason = why
 	}
-	if server, _ = r.pick(last, load); server >= 0 {
+	if server, _, _ = r.pick(last, load); server >= 0 {
 		return r.chosen(server)
 	}
 	switch {
-	case primaryDown:
+	case fallback && r.mayUsePrimary(true):
 		return Decision{v.Primary, why}
 	case strict:
 		return Decision{-1, why}
@@ -183,11 +189,17 @@ func (r *read) chosen(server int) Decision {
 	return Decision{server, r.reason}
 }
 
-// mayUsePrimary reports whether the primary may serve a read that others may
-// serve too; with down, also one that does not answer or is draining.
+// mayUsePrimary reports whether the primary may serve a read that no other
+// server may; with down, also while it does not answer.
 func (r *read) mayUsePrimary(down bool) bool {
 	p := r.view.Primary
-	return p >= 0 && (down || r.view.Servers[p].Up && !r.view.Servers[p].Draining) && !slices.Contains(r.session.Avoid, p)
+	return p >= 0 && (down || r.view.Servers[p].Up) && !slices.Contains(r.session.Avoid, p)
+}
+
+// primaryShares reports whether the primary may serve a read that others may
+// serve, too.
+func (r *read) primaryShares(down bool) bool {
+	return r.mayUsePrimary(down) && !r.view.Servers[r.view.Primary].Draining
 }
 
 // isFull reports whether a server has as many statements as it may run.
@@ -196,10 +208,10 @@ func isFull(v *View, server int, load Load) bool {
 	return limit > 0 && load.InFlight(server) >= limit
 }
 
-// hasHalf reports whether half of what a server may run is free.
+// hasHalf reports whether less than half of what a server may run is in use.
 func hasHalf(v *View, server int, load Load) bool {
 	limit := v.Servers[server].Limit
-	return limit <= 0 || load.InFlight(server) < (limit+1)/2
+	return limit <= 0 || 2*load.InFlight(server) < limit
 }
 
 // A hurdle is what keeps a server from serving a read. They are in the order in
@@ -209,7 +221,7 @@ type hurdle uint8
 
 const (
 	notReplica hurdle = iota
-	isDown            // or failed this statement already
+	isDown            // or draining, or failed this statement already
 	lags
 	goesBack
 	lacksWrite
@@ -231,10 +243,10 @@ func (h hurdle) reason() Reason {
 }
 
 // judge tells the first hurdle that a server fails at. For [AnyServer] the
-// primary has only one: it must be usable.
+// primary has only one: it must take part.
 func (r *read) judge(i int, b *bounds) hurdle {
 	if i == r.view.Primary {
-		if r.preference == AnyServer && r.mayUsePrimary(b.down) {
+		if r.preference == AnyServer && r.primaryShares(b.down) {
 			return none
 		}
 		return notReplica
@@ -250,20 +262,27 @@ func (r *read) judge(i int, b *bounds) hurdle {
 		b.bytes > 0 && t.LagBytes < 0 && !r.view.LagUnknown,
 		b.bytes > 0 && t.LagBytes > b.bytes:
 		return lags
-	}
-	for j := range r.session.Seen {
-		if seen := &r.session.Seen[j]; seen.At != 0 && seen.Server != i+1 && !t.holds(seen.At, seen.LSN) {
-			return goesBack
-		}
-	}
-	if s := r.session; s.Wrote != 0 && !t.holds(s.Wrote, s.WroteLSN) {
+	case r.seen && !r.showsAll(i):
+		return goesBack
+	case r.session.Wrote != 0 && !t.holds(r.session.Wrote, r.session.WroteLSN):
 		return lacksWrite
 	}
 	return none
 }
 
+// showsAll reports whether a server is known to show what the session has seen.
+func (r *read) showsAll(i int) bool {
+	for _, seen := range r.session.Seen {
+		if seen.At != 0 && seen.Server != i+1 && !r.view.Servers[i].holds(seen.At, seen.LSN) {
+			return false
+		}
+	}
+	return true
+}
+
 // holds reports whether t is known to hold what was committed by the time at,
-// or what a position covers that may be known.
+// which the position lsn covers if that is not zero. Nothing holds what is
+// [Unreachable], though a server that needs no replication is fresh forever.
 func (t *Server) holds(at Instant, lsn uint64) bool {
-	return t.Fresh != 0 && t.Fresh >= at || lsn != 0 && t.LSN >= lsn
+	return at != Unreachable && (t.Fresh != 0 && t.Fresh >= at || lsn != 0 && t.LSN >= lsn)
 }

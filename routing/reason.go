@@ -27,15 +27,15 @@ const (
 	ReasonPreference                        // read_preference asks for this role
 	ReasonReadYourWrites                    // a replica would serve, but is not known to hold the session's last write
 	ReasonLag                               // no replica is fresh enough
-	ReasonReplicaDown                       // no replica answers, or each has failed this statement
+	ReasonReplicaDown                       // no replica answers, but such as are draining or have failed this statement
 	ReasonNoReplica                         // the herd has no replica
-	ReasonPrimaryDown                       // the primary would have been chosen, but does not answer, failed this statement, or is not known
+	ReasonPrimaryDown                       // the primary would have been chosen, but does not answer, is draining, failed this statement, or is not known
 	ReasonReadOnlyTx                        // a read-only transaction may run on a replica
 	ReasonMisroute                          // a standby refused this text before
 	ReasonNoPrimary                         // no primary is known
 	ReasonNoServer                          // no server may run the statement
 	ReasonMonotonic                         // a replica would serve, but may hold less than the session has read
-	ReasonOverload                          // every suitable replica has as many statements as it may run
+	ReasonOverload                          // every suitable replica has as many statements as it may run, and the primary has room
 )
 
 var reasonNames = [...]string{

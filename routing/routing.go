@@ -149,13 +149,15 @@ type Server struct {
 	// Zone is where the server is; empty means unknown. See [Policy.Zone].
 	Zone string
 
-	// Draining marks a server that gets nothing which another one may run: it is
-	// never chosen for a read, not even as the last resort. As the primary it
-	// still gets what only a primary may run.
+	// Draining marks a server that gets nothing which another one may run. A
+	// replica then gets no statement at all, even as the last resort, and the
+	// primary what only it may run, which includes reads that no replica is fit
+	// for. What such a server holds for a session stays there.
 	Draining bool
 
 	// Limit is how many statements the server may run for us at a time before
-	// others have to wait; 0 means any number.
+	// others have to wait; 0 means any number. It keeps reads away while other
+	// servers have room, and nothing else.
 	Limit int64
 
 	// Weight is the share of reads that a replica gets beside the others, and
@@ -194,7 +196,8 @@ type Policy struct {
 	// never lets one serve a session that wrote: unknown is not fresh.
 	LagUnknown bool
 	// Zone is where we are. Of several suitable servers those of the same zone
-	// are preferred. Empty means no preference.
+	// are preferred, as long as they have weight and room. Empty means no
+	// preference.
 	Zone string
 	// NoFallback makes a read that no replica may serve an error. Without it
 	// the primary serves the read. It spares the primary the reads of all when
@@ -215,11 +218,13 @@ type Session struct {
 	HeldFor Reason
 
 	// Wrote is when the session's last write was acknowledged. Its reads need
-	// a server that is fresh as of then. Zero means no write.
+	// a server that is fresh as of then. Zero means no write, and [Unreachable]
+	// one that no replica is ever known to hold.
 	Wrote Instant
 
-	// WroteLSN is the position of that write; zero means unknown. A replica whose
-	// LSN has reached it holds the write, whatever its Fresh says.
+	// WroteLSN is the position of that write in the primary's log; zero means
+	// unknown. A replica whose LSN has reached it holds the write, whatever its
+	// Fresh says. It is of no effect without Wrote.
 	WroteLSN uint64
 
 	// Seen is what earlier reads of the session have shown: no later read may
@@ -247,19 +252,22 @@ type Session struct {
 	Avoid []int
 }
 
-// A Sight is all that a server held at a time. The zero value is nothing.
+// A Sight is what reads of a session have shown: all that some server held at a
+// time. The zero value is nothing. A server may show it if it is the same one, or
+// fresh as of then, or has reached the position. The primary always may.
 type Sight struct {
 	// Server is 1 + the index of the server that showed it, which never shows
 	// less later; 0 stands for the primary, or several servers.
 	Server int
-	// At is when it was shown; zero for never.
+	// At is the instant as of which it was shown, comparable with
+	// [Server.Fresh]; zero for never.
 	At Instant
 	// LSN is a position that covers what was shown; zero means unknown.
 	LSN uint64
 }
 
-// Unreachable, as [Session.Wrote], is later than any replica can be fresh: the
-// primary alone may serve.
+// Unreachable, as [Session.Wrote] or [Sight.At], is later than any replica is
+// fresh, whatever its position: the primary alone may serve.
 const Unreachable Instant = math.MaxInt64
 
 // A Load tells how busy servers are. Its methods are called by [Decide] with
@@ -267,8 +275,9 @@ const Unreachable Instant = math.MaxInt64
 type Load interface {
 	// InFlight is the number of statements that the server is running for us.
 	InFlight(server int) int64
-	// Latency is a moving average of the time the server takes to answer;
-	// zero where nothing is known.
+	// Latency is a moving average of the time the server takes to answer,
+	// sensitive to peaks: it rises at once and falls slowly, so that a server
+	// that begins to stall is left alone soon. Zero where nothing is known.
 	Latency(server int) time.Duration
 }
 
