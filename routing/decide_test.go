@@ -3,6 +3,7 @@ package routing
 import (
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,16 +19,18 @@ var update = flag.Bool("update", false, "rewrite the expected decisions in testd
 // A comment above a case documents the rule. The language has three commands,
 // each in a paragraph of its own:
 //
-//	view [max-lag=D] [max-lag-bytes=N] [prefer=P] [balance=B] [asked=D] [lag-unknown] [no-fallback]
-//	primary|replica|unknown NAME [lag=D] [bytes=N] [weight=N] [down] [elected]
+//	view [max-lag=D] [max-lag-bytes=N] [prefer=P] [balance=B] [asked=D] [zone=Z] [lag-unknown] [no-fallback]
+//	primary|replica|unknown NAME [lag=D] [bytes=N] [lsn=N] [weight=N] [zone=Z] [limit=N] [running=N] [draining] [down] [elected]
 //	...
 //
-//	decide CLASS [hint=ROLE] [comment=ROLE] [wrote=D] [max-lag=D] [held=NAME] [read-only-tx] [unresolved] [avoid=NAME,...] [tie=N]
+//	decide CLASS [hint=ROLE] [comment=ROLE] [wrote=D[/LSN]] [seen=[NAME]@D[/LSN]]... [max-lag=D] [held=NAME] [read-only-tx] [unresolved] [avoid=NAME,...] [tie=N]
 //	----
 //	NAME reason=REASON
 //
-// Durations lie before now. A replica's lag and bytes are unknown unless given.
-// The first primary is the view's, or the elected one.
+// Durations lie before now; a write may be unreachable instead, and a replica's
+// lag none, as it is where a configuration vouches for it. A replica's lag and
+// bytes are unknown unless given. The first primary is the view's, or the elected
+// one. What is running on a server is its load.
 func TestDecide(t *testing.T) {
 	files, err := filepath.Glob("testdata/decide/*.txt")
 	if err != nil || len(files) == 0 {
@@ -63,6 +66,7 @@ func TestDecide(t *testing.T) {
 func converse(t *testing.T, text string) string {
 	var out []string
 	var v *View
+	var load busy
 	for paragraph := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
 		lines := strings.Split(paragraph, "\n")
 		at := 0
@@ -72,9 +76,9 @@ func converse(t *testing.T, text string) string {
 		if at < len(lines) {
 			switch command, _, _ := strings.Cut(lines[at], " "); command {
 			case "view":
-				v = parseView(t, lines[at:])
+				v, load = parseView(t, lines[at:])
 			case "decide":
-				d := decideLine(t, lines[at], v)
+				d := decideLine(t, lines[at], v, load)
 				server := "none"
 				if d.Server >= 0 {
 					server = v.Servers[d.Server].Name
@@ -106,8 +110,24 @@ func ago(value string) (Instant, error) {
 	return now - Instant(d), err
 }
 
-func parseView(t *testing.T, lines []string) *View {
+// position parses D[/LSN].
+func position(value string) (at Instant, lsn uint64, err error) {
+	d, l, known := strings.Cut(value, "/")
+	if known {
+		if lsn, err = strconv.ParseUint(l, 10, 64); err != nil {
+			return 0, 0, err
+		}
+	}
+	if d == "unreachable" {
+		return Unreachable, lsn, nil
+	}
+	at, err = ago(d)
+	return at, lsn, err
+}
+
+func parseView(t *testing.T, lines []string) (*View, busy) {
 	v := &View{Primary: -1, Asked: now}
+	load := busy{make([]int64, len(lines)-1), make([]time.Duration, len(lines)-1)}
 	words(t, strings.TrimPrefix(lines[0], "view"), func(key, value string) (err error) {
 		ok := true
 		switch key {
@@ -121,6 +141,8 @@ func parseView(t *testing.T, lines []string) *View {
 			v.Balance, ok = ParseBalance(value)
 		case "asked":
 			v.Asked, err = ago(value)
+		case "zone":
+			v.Zone = value
 		case "lag-unknown":
 			v.LagUnknown = true
 		case "no-fallback":
@@ -142,11 +164,23 @@ func parseView(t *testing.T, lines []string) *View {
 		words(t, strings.Join(f[2:], " "), func(key, value string) (err error) {
 			switch key {
 			case "lag":
-				server.Fresh, err = ago(value)
+				if server.Fresh = math.MaxInt64; value != "none" {
+					server.Fresh, err = ago(value)
+				}
 			case "bytes":
 				server.LagBytes, err = strconv.ParseInt(value, 10, 64)
+			case "lsn":
+				server.LSN, err = strconv.ParseUint(value, 10, 64)
 			case "weight":
 				server.Weight, err = strconv.Atoi(value)
+			case "zone":
+				server.Zone = value
+			case "limit":
+				server.Limit, err = strconv.ParseInt(value, 10, 64)
+			case "running":
+				load.inFlight[i], err = strconv.ParseInt(value, 10, 64)
+			case "draining":
+				server.Draining = true
 			case "down":
 				server.Up = false
 			case "elected":
@@ -158,7 +192,7 @@ func parseView(t *testing.T, lines []string) *View {
 		})
 		v.Servers = append(v.Servers, server)
 	}
-	return v
+	return v, load
 }
 
 func role(name string) Role {
@@ -166,7 +200,7 @@ func role(name string) Role {
 	return Role(i)
 }
 
-func decideLine(t *testing.T, line string, v *View) Decision {
+func decideLine(t *testing.T, line string, v *View, load Load) Decision {
 	f := strings.Fields(line)
 	class, ok := indexOf(classNames[:], f[1])
 	if !ok {
@@ -184,6 +218,7 @@ func decideLine(t *testing.T, line string, v *View) Decision {
 	}
 	s := Session{Now: now}
 	var tie uint64
+	var sights int
 	words(t, strings.Join(f[2:], " "), func(key, value string) (err error) {
 		switch key {
 		case "hint":
@@ -191,7 +226,15 @@ func decideLine(t *testing.T, line string, v *View) Decision {
 		case "comment":
 			st.Hint = role(value)
 		case "wrote":
-			s.Wrote, err = ago(value)
+			s.Wrote, s.WroteLSN, err = position(value)
+		case "seen":
+			name, shown, _ := strings.Cut(value, "@")
+			seen := &s.Seen[sights]
+			sights++
+			seen.At, seen.LSN, err = position(shown)
+			if name != "" {
+				seen.Server = index(name) + 1
+			}
 		case "max-lag":
 			s.MaxLag, err = time.ParseDuration(value)
 		case "held":
@@ -211,7 +254,7 @@ func decideLine(t *testing.T, line string, v *View) Decision {
 		}
 		return err
 	})
-	return Decide(st, s, v, idle{}, tie)
+	return Decide(st, s, v, load, tie)
 }
 
 // idle is the load of servers that have nothing to do.
