@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 )
@@ -145,6 +146,118 @@ func TestLatency(t *testing.T) {
 			}
 			checkShares(t, counts, tt.shares, 0.02)
 		})
+	}
+}
+
+// TestZone gives the replicas of one zone all the reads, in the shares that each
+// balance gives them among themselves.
+func TestZone(t *testing.T) {
+	const ms = time.Millisecond
+	here := []int{1, 3, 5} // of weights 3, 2 and 1
+	for _, tt := range []struct {
+		balance Balance
+		ties    func(i uint64) uint64
+		shares  []int
+	}{
+		{Random, func(i uint64) uint64 { return i }, []int{0, 3, 0, 2, 0, 1, 0}},
+		{RoundRobin, func(i uint64) uint64 { return math.MaxUint64/3 + i }, []int{0, 3, 0, 2, 0, 1, 0}},
+		{LeastConns, mix, []int{0, 3, 0, 2, 0, 1, 0}},
+		// Each pair of three meets twice. Server 1 wins all its pairs by its weight.
+		{Latency, func(i uint64) uint64 { return i%2<<32 + i/2 }, []int{0, 2, 0, 1, 0, 0, 0}},
+		{InOrder, func(i uint64) uint64 { return i }, []int{0, 1, 0, 0, 0, 0, 0}},
+	} {
+		t.Run(tt.balance.String(), func(t *testing.T) {
+			v := herd(tt.balance, 3, 100, 2, 0, 1, 100)
+			v.Zone = "here"
+			v.Servers[0].Zone = "here" // the primary is not one of the replicas
+			v.Servers[2].Zone = "there"
+			v.Servers[4].Zone = "here" // of weight 0
+			for _, i := range here {
+				v.Servers[i].Zone = "here"
+			}
+			load := busy{make([]int64, len(v.Servers)), slices.Repeat([]time.Duration{ms}, len(v.Servers))}
+			counts := make([]int, len(v.Servers))
+			for i := range uint64(600) {
+				s := Decide(aRead, Session{Now: now}, v, load, tt.ties(i)).Server
+				counts[s]++
+				if tt.balance == LeastConns {
+					load.inFlight[s]++
+				}
+			}
+			checkShares(t, counts, tt.shares, 0)
+		})
+	}
+}
+
+// TestOverload lets statements come that do not end: they fill the replicas of the
+// zone, the others, half of the primary, and then wait at those of the zone.
+func TestOverload(t *testing.T) {
+	for b := range Balance(len(balanceNames)) {
+		t.Run(b.String(), func(t *testing.T) {
+			v := herd(b, 1, 1, 1, 1)
+			v.Zone = "here"
+			for i := range v.Servers {
+				v.Servers[i].Limit = 10
+				v.Servers[i].Zone = []string{"here", "here", "there", "here", ""}[i]
+			}
+			load := busy{make([]int64, len(v.Servers)), make([]time.Duration, len(v.Servers))}
+			groups := func() string {
+				n := load.inFlight
+				return fmt.Sprint(n[1]+n[3], n[2]+n[4], n[0])
+			}
+			for n := range 60 {
+				d := Decide(aRead, Session{Now: now}, v, load, uint64(n))
+				load.inFlight[d.Server]++
+				if (d.Reason == ReasonOverload) != (d.Server == 0) {
+					t.Fatalf("statement %d: %+v", n, d)
+				}
+				if want, ok := map[int]string{
+					19: "20 0 0", 39: "20 20 0", 44: "20 20 5", 59: "35 20 5",
+				}[n]; ok && groups() != want {
+					t.Errorf("after %d statements: %s are here, elsewhere and on the primary, want %s", n+1, groups(), want)
+				}
+			}
+			if got := fmt.Sprint(load.inFlight); b == RoundRobin && got != "[5 17 10 18 10]" {
+				t.Errorf("in flight: %s, want [5 17 10 18 10]: those that wait do so in turns", got)
+			}
+		})
+	}
+}
+
+// TestOverloadFollowsWeights is about servers that have as much room as each
+// other, of which there are many where some have no limit.
+func TestOverloadFollowsWeights(t *testing.T) {
+	v := herd(InOrder, 9, 3, 0, 1)
+	v.Servers[1].Limit = 1
+	load := busy{inFlight: []int64{0, 1, 100, 0, 0}}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	counts := make([]int, len(v.Servers))
+	for range 20000 {
+		counts[Decide(aRead, Session{Now: now}, v, load, rnd.Uint64()).Server]++
+	}
+	checkShares(t, counts, []int{0, 0, 3, 0, 1}, 0.02)
+}
+
+// asked counts the questions for what is in flight.
+type asked struct {
+	idle
+	n *int
+}
+
+func (a asked) InFlight(int) int64 { *a.n++; return 0 }
+
+// TestLimitAsksOnce says what a limit costs while there is room: one atomic load.
+func TestLimitAsksOnce(t *testing.T) {
+	for _, b := range []Balance{Random, RoundRobin, InOrder} {
+		v := herd(b, 1, 1, 1)
+		for i := range v.Servers {
+			v.Servers[i].Limit = 10
+		}
+		n := 0
+		Decide(aRead, Session{Now: now}, v, asked{n: &n}, 1)
+		if n != 1 {
+			t.Errorf("%v: asked %d times", b, n)
+		}
 	}
 }
 
