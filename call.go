@@ -5,7 +5,6 @@ import (
 	"database/sql/driver"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -103,46 +102,37 @@ func (k *call) execute(ctx context.Context) (err error) {
 // use. It is the only place where a routing decision becomes I/O. On success
 // the caller owes k.l to settle; on failure nothing is owed.
 func (cn *Conn) run(ctx context.Context, k *call) error {
+	cn.enter(ctx)
 	if cn.holds() {
 		return cn.runHeld(ctx, k)
 	}
 	c := cn.c
-	s := cn.session(ctx, k)
+	t := cn.trip(ctx, k)
 	var (
 		firstErr error // what the caller sees if no server can do better
 		retries  int   // on the same server
-		waited   bool  // for a server that may run k
 	)
 	for {
-		s.Now = c.now()
-		v := c.view.Load()
-		d := cn.decide(k.st, &s, v)
-		if d.Server < 0 && len(c.servers) == 1 && v.Servers[0].Role == routing.Unknown && firstErr == nil {
-			d.Server = 0 // what keeps the only server from answering is best told by itself
-		}
-		if d.Server < 0 {
+		p, d, err := cn.place(ctx, k, &t)
+		if err != nil {
 			if firstErr != nil {
-				return callerError(ctx, firstErr)
+				err = firstErr
 			}
-			if waited || !canAppear(d.Reason) {
-				return c.routeError(ctx, k.op, d.Reason)
-			}
-			waited = true
-			c.await(ctx, func(v *routing.View) bool { return cn.decide(k.st, &s, v).Server >= 0 })
-			continue
+			return callerError(ctx, err)
 		}
-		err := cn.attempt(ctx, k, d.Server)
+		srv, role := p.servers[d.Server], p.Servers[d.Server].Role
+		err = cn.attempt(ctx, k, p, d)
 		if err == nil {
-			c.count(d)
-			if v.Preference == routing.Shadow {
-				cn.rehearse(ctx, k, s)
+			srv.count(d)
+			cn.noteRead(k, &t, srv, role)
+			if p.rehearsal != nil {
+				cn.rehearse(ctx, k, p, t)
 			}
 			return nil
 		}
-		role := v.Servers[d.Server].Role
 		next := judge(ctx, k, role, err)
 		if ended(ctx) == nil && isEvidence(&k.l, err) {
-			c.suspect(d.Server)
+			c.suspect(srv)
 		}
 		if k.l.conn != nil {
 			if k.op == opExec || k.op == opQuery {
@@ -171,24 +161,26 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 			return callerError(ctx, err)
 		case again:
 			if retries++; retries < maxRetries {
-				continue
+				if retries > 1 {
+					srv.dropIdle()
+				}
+				break
 			}
 			if k.needsPrimary() {
 				return callerError(ctx, err)
 			}
 			fallthrough
 		case elsewhere:
-			s.Avoid = append(slices.Clip(s.Avoid), d.Server)
+			t.avoid = append(t.avoid, srv)
 			retries = 0
 		case onPrimary:
-			c.heal(ctx, k, d.Server, err)
-			s.Hint = routing.Primary
+			c.heal(ctx, k, srv, err)
+			t.Hint = routing.Primary
 			firstErr = nil // the primary's answer is the one that counts
 		case stalePrimary:
-			other := func(v *routing.View) bool {
-				return v.Primary >= 0 && v.Primary != d.Server && v.Servers[v.Primary].Up
-			}
-			if !c.await(ctx, other) {
+			// It is under suspicion now, so that place waits for what the
+			// servers say.
+			if t.lost++; t.lost >= maxRetries {
 				return callerError(ctx, err)
 			}
 		}
@@ -200,10 +192,153 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 // connections first, so a few may turn out to be dead before one is dialled.
 const maxRetries = 3
 
-// canAppear reports whether waiting for the next answers of the servers may
-// help against the want of a server.
-func canAppear(why routing.Reason) bool {
-	return why == routing.ReasonNoPrimary || why == routing.ReasonNoServer || why == routing.ReasonReadYourWrites
+// A trip is one call on its way: what the decisions about it must know, and
+// what has come of it so far.
+type trip struct {
+	routing.Session
+	own     routing.Instant // the part of Wrote that is its own checkout's and session's
+	avoid   []*server       // have failed it
+	past    *past           // of the context's session; nil if there is none
+	version uint64          // of past when the trip began
+	seen    [2]sight        // what earlier reads have shown: those of past, those of the checkout
+
+	ready bool      // it has waited for a replica to hold what it must see
+	since time.Time // when it began to wait for a primary; zero if it has not
+	lost  int       // how often the primary turned out to be none, or gone
+}
+
+// trip begins the way of k.
+func (cn *Conn) trip(ctx context.Context, k *call) trip {
+	h := hintsOf(ctx)
+	t := trip{
+		Session: routing.Session{
+			Now:        cn.c.now(),
+			Wrote:      cn.wrote,
+			MaxLag:     h.maxLag,
+			Hint:       h.role,
+			ReadOnlyTx: k.readOnly,
+		},
+		past: cn.past,
+	}
+	if cn.left != nil {
+		if cn.left.gone.Load() {
+			cn.left = nil
+		} else {
+			t.Hint = routing.Primary
+		}
+	}
+	if cn.saw.on != nil && cn.saw.at == 0 {
+		cn.saw.at = t.Now
+	}
+	t.seen[1] = cn.saw
+	if t.past != nil {
+		t.past.recall(&t, cn.c.view.Load())
+	}
+	t.own = t.Wrote
+	if all := cn.c.ownWrites(); all > t.Wrote {
+		t.Wrote, t.WroteLSN = all, 0
+	}
+	return t
+}
+
+// look puts what t knows of servers into the terms of p.
+func (t *trip) look(p *picture, now routing.Instant) {
+	t.Now = now
+	t.Avoid = nil
+	for _, s := range t.avoid {
+		if i := p.index(s); i >= 0 {
+			t.Avoid = append(t.Avoid, i)
+		}
+	}
+	for i, s := range t.seen {
+		if s.at != 0 {
+			t.Seen[i] = p.sight(s)
+		}
+	}
+}
+
+// place decides where k runs, and waits where that is of use: for a replica
+// that holds what k must see, for a primary while the herd has none.
+func (cn *Conn) place(ctx context.Context, k *call, t *trip) (*picture, routing.Decision, error) {
+	c := cn.c
+	for {
+		p := c.view.Load()
+		d := cn.plan(k, t, p)
+		waits := d.Reason == routing.ReasonReadYourWrites || d.Reason == routing.ReasonMonotonic
+		switch {
+		case waits && !t.ready && (d.Server < 0 || c.cfg.ConsistencyTimeout > 0 && cn.isOwn(k, t, p)):
+			t.ready = true
+			c.await(ctx, c.cfg.ConsistencyTimeout, func(p *picture) bool {
+				d := cn.plan(k, t, p)
+				return d.Server >= 0 && (d.Server != p.Primary || !cn.isOwn(k, t, p))
+			})
+			continue
+		case p.serves(d):
+			return p, d, nil
+		case d.Server < 0 && len(p.servers) == 1 && p.Servers[0].Role == routing.Unknown && !p.Servers[0].Draining && t.lost == 0 && len(t.avoid) == 0:
+			d.Server = 0 // what keeps the only server from answering is best told by itself
+			return p, d, nil
+		case d.Server < 0 && !waits && d.Reason != routing.ReasonNoPrimary && d.Reason != routing.ReasonNoServer:
+			return nil, d, c.routeError(ctx, k.op, d.Reason)
+		}
+
+		// The herd has no primary that answers, and no other server may run k.
+		// Servers are soon asked. Their next primary may take longer, and there
+		// may be one as long as a replica answers.
+		able := func(p *picture) bool { return p.serves(cn.plan(k, t, p)) }
+		if t.since.IsZero() {
+			t.since = time.Now()
+			c.await(ctx, 0, able)
+			continue
+		}
+		left := c.cfg.FailoverTimeout - time.Since(t.since)
+		if left > 0 && k.op != opPing && p.promotable() && ctx.Err() == nil {
+			c.await(ctx, left, func(p *picture) bool { return able(p) || !p.promotable() })
+			continue
+		}
+		if d.Server >= 0 && !p.promotable() && t.lost == 0 && ctx.Err() == nil {
+			return p, d, nil // the attempt tells the truth
+		}
+		if d.Server >= 0 {
+			d.Reason = routing.ReasonNoPrimary
+		}
+		return nil, d, c.routeError(ctx, k.op, d.Reason)
+	}
+}
+
+// plan decides where k would run in p.
+func (cn *Conn) plan(k *call, t *trip, p *picture) routing.Decision {
+	t.look(p, cn.c.now())
+	return cn.decide(k.st, t, p)
+}
+
+// serves reports whether the server of d is there to be tried. A primary that
+// does not answer is not: what is sent to it may hang.
+func (p *picture) serves(d routing.Decision) bool {
+	return d.Server >= 0 && !(d.Server == p.Primary && p.lost)
+}
+
+// isOwn reports whether nothing but what its own session, or its own checkout,
+// has done keeps k from a replica. That is worth waiting for: it is over as soon
+// as a replica is as far. What all who share the handle write may never be.
+func (cn *Conn) isOwn(k *call, t *trip, p *picture) bool {
+	if t.Wrote == routing.Unreachable {
+		return false
+	}
+	s := t.Session
+	s.Wrote, s.WroteLSN, s.Seen = cn.c.ownWrites(), 0, [2]routing.Sight{}
+	d := routing.Decide(k.st, s, &p.View, p, 0)
+	return d.Server >= 0 && d.Server != p.Primary
+}
+
+// promotable reports whether a server answers that may be the next primary.
+func (p *picture) promotable() bool {
+	for i := range p.Servers {
+		if s := &p.Servers[i]; i != p.Primary && s.Up && s.Role == routing.Replica {
+			return true
+		}
+	}
+	return false
 }
 
 // callerError returns err as the caller of the statement should see it.
@@ -221,10 +356,10 @@ func (cn *Conn) runHeld(ctx context.Context, k *call) error {
 	if k.st.Reason == routing.ReasonLock && k.l.onStandby() {
 		return ErrLockOnReplica
 	}
-	held := routing.Decision{Server: k.l.srv, Reason: cn.heldFor()}
-	cn.c.count(held)
+	why := cn.heldFor()
+	k.l.owner.count(routing.Decision{Reason: why})
 	if cn.c.cfg.ReadPreference == routing.Shadow {
-		cn.rehearseHeld(ctx, k, held)
+		cn.rehearseHeld(ctx, k, why)
 	}
 	err := k.do(ctx)
 	if err != nil && !k.l.inTransaction() && isStalePlan(err) && k.isOneCommand() {
@@ -237,18 +372,26 @@ func (cn *Conn) runHeld(ctx context.Context, k *call) error {
 		return callerError(ctx, err)
 	}
 	cn.note(k)
+	cn.noteHeldRead(k)
 	return nil
 }
 
-// attempt leases a connection of a server and runs k on it.
-func (cn *Conn) attempt(ctx context.Context, k *call, server int) error {
-	srv := cn.c.servers[server]
-	if err := srv.lease(ctx, server, &k.l); err != nil {
+// attempt leases a connection of the server that was decided for and runs k on
+// it.
+func (cn *Conn) attempt(ctx context.Context, k *call, p *picture, d routing.Decision) error {
+	srv, role := p.servers[d.Server], p.Servers[d.Server].Role
+	slot, err := cn.c.takeOver(ctx, p, d)
+	if err != nil {
+		return err
+	}
+	if err := srv.lease(ctx, &k.l); err != nil {
+		slot.free()
 		if cn.c.closed.Load() {
 			return ErrClosed
 		}
 		return err
 	}
+	k.l.slot = slot
 	if k.needsPrimary() && k.l.onStandby() {
 		// An old connection may not have heard of a promotion; a new one
 		// tells the truth.
@@ -265,6 +408,13 @@ func (cn *Conn) attempt(ctx context.Context, k *call, server int) error {
 		k.l = lease{}
 		return errPromoted
 	}
+	if role == routing.Replica && k.l.pg != nil && k.l.pg.isNew {
+		if err := k.l.pg.confirm(ctx, p.Servers[d.Server].LSN); err != nil {
+			k.l.discard()
+			k.l = lease{}
+			return err
+		}
+	}
 	if k.l.pg != nil && k.l.pg == cn.left {
 		cn.pinned = true
 	}
@@ -273,11 +423,22 @@ func (cn *Conn) attempt(ctx context.Context, k *call, server int) error {
 	if timed {
 		start = time.Now()
 	}
-	if err := k.do(ctx); err != nil {
+	movable := role == routing.Primary && k.isHarmless() && !k.mayHaveEffect(role) && k.l.pg != nil && k.l.pg.socket != nil
+	if movable {
+		k.l.pg.socket.beginRead()
+	}
+	err = k.do(ctx)
+	if movable {
+		k.l.pg.socket.endRead()
+	}
+	if err != nil {
 		return err
 	}
 	if timed {
 		srv.observe(time.Since(start))
+	}
+	if k.l.pg != nil && k.l.onStandby() != (role == routing.Replica) {
+		cn.c.refresh() // it was promoted, or demoted
 	}
 	cn.note(k)
 	return nil
@@ -332,6 +493,9 @@ func (cn *Conn) noteWrite(st *routing.Statement, l *lease) {
 func (cn *Conn) wroteNow() {
 	cn.wrote = cn.c.now()
 	cn.c.noteWrite(cn.wrote)
+	if cn.past != nil {
+		cn.past.noteWrite(cn.wrote, cn.c.view.Load())
+	}
 }
 
 // mayWrite reports whether st may change what later reads see.
@@ -343,45 +507,26 @@ func mayWrite(st *routing.Statement) bool {
 	return false
 }
 
-// session gathers what the decision must know about the surroundings of k.
-func (cn *Conn) session(ctx context.Context, k *call) routing.Session {
-	h := hintsOf(ctx)
-	s := routing.Session{
-		Wrote:      max(cn.wrote, cn.c.ownWrites()),
-		MaxLag:     h.maxLag,
-		Hint:       h.role,
-		ReadOnlyTx: k.readOnly,
-	}
-	if cn.left != nil {
-		if cn.left.gone.Load() {
-			cn.left = nil
-		} else {
-			s.Hint = routing.Primary
-		}
-	}
-	return s
-}
-
 // decide chooses a server, and a number to break ties with.
-func (cn *Conn) decide(st *routing.Statement, s *routing.Session, v *routing.View) routing.Decision {
+func (cn *Conn) decide(st *routing.Statement, t *trip, p *picture) routing.Decision {
 	c := cn.c
 	var tie uint64
-	if v.Balance == routing.RoundRobin {
+	if p.Balance == routing.RoundRobin {
 		tie = c.turn.Add(1)
 	} else {
 		tie = rand.Uint64()
 	}
-	d := routing.Decide(st, *s, v, c, tie)
-	switch {
-	case d.Reason == routing.ReasonReadYourWrites:
-		c.refresh() // the sooner a replica is known to hold the write, the sooner it serves
-	case d.Reason == routing.ReasonNoServer && s.Wrote > cn.wrote:
+	d := routing.Decide(st, t.Session, &p.View, p, tie)
+	if t.Wrote > t.own && !p.serves(d) && (d.Reason == routing.ReasonNoServer || d.Reason == routing.ReasonReadYourWrites) {
 		// The primary is gone, and with it the only server known to hold what
 		// others wrote through this herd. That we show it to everybody is more
 		// than was asked for; an outage of all reads would be too high a price.
-		own := *s
-		own.Wrote = cn.wrote
-		d = routing.Decide(st, own, v, c, tie)
+		s := t.Session
+		s.Wrote = t.own
+		d = routing.Decide(st, s, &p.View, p, tie)
+	}
+	if d.Reason == routing.ReasonReadYourWrites || d.Reason == routing.ReasonMonotonic {
+		c.refresh() // the sooner a replica is known to be as far, the sooner it serves
 	}
 	return d
 }

@@ -70,7 +70,7 @@ func (c *Connector) resolve(ctx context.Context, k *call) bool {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.LagCheckTimeout)
 	defer cancel()
 	// What made the question necessary may have put the primary under suspicion.
-	c.await(ctx, func(v *routing.View) bool { return len(c.catalogServers(v)) > 0 })
+	c.await(ctx, 0, func(p *picture) bool { return len(p.catalogServers()) > 0 })
 	if c.ReadCatalog(ctx, k.sql) != nil {
 		return false
 	}
@@ -130,7 +130,7 @@ func (s catalogSource) conn(ctx context.Context) (*sql.Conn, error) {
 		return nil, err
 	}
 	err := errNoCatalog
-	for _, server := range s.c.catalogServers(s.c.view.Load()) {
+	for _, server := range s.c.view.Load().catalogServers() {
 		conn, connErr := server.catalog.Conn(ctx)
 		if connErr == nil {
 			return conn, nil
@@ -142,14 +142,14 @@ func (s catalogSource) conn(ctx context.Context) (*sql.Conn, error) {
 
 // catalogServers returns the servers that may have the catalogue, the primary
 // first.
-func (c *Connector) catalogServers(v *routing.View) []*server {
+func (p *picture) catalogServers() []*server {
 	var list []*server
-	for i, s := range c.servers {
+	for i, s := range p.servers {
 		switch {
-		case s.catalog == nil || !v.Servers[i].Up:
-		case i == v.Primary:
+		case s.catalog == nil || !p.Servers[i].Up:
+		case i == p.Primary:
 			list = slices.Insert(list, 0, s)
-		case v.Servers[i].Role == routing.Replica:
+		case p.Servers[i].Role == routing.Replica:
 			list = append(list, s)
 		}
 	}

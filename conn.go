@@ -34,9 +34,11 @@ type Conn struct {
 
 	redefines bool // the open transaction may have changed definitions
 
-	shadow int // 1 + the server of the rehearsal that BeginTx's transaction would be on; 0 for none
+	shadow *server // where BeginTx's transaction would be in a rehearsal; nil if it is none
 
 	wrote routing.Instant // when this checkout's last write was acknowledged
+	saw   sight           // what its last read has shown; a replica's has no time until that is asked for
+	past  *past           // of the session that its last statement belongs to; nil for none
 
 	// left is the physical connection on which an earlier checkout left
 	// session state. A pool of one must find it again, as it does with one
@@ -134,7 +136,7 @@ func (cn *Conn) ResetSession(context.Context) error {
 	if cn.c.closed.Load() {
 		return driver.ErrBadConn
 	}
-	cn.wrote = 0
+	cn.wrote, cn.saw, cn.past = 0, sight{}, nil
 	cn.rowsUsed = false
 	return nil
 }

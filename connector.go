@@ -26,11 +26,10 @@ import (
 // It starts nothing until the first Connect, and leaves nothing running after
 // Close.
 type Connector struct {
-	cfg     *Config // immutable, private copy
-	servers []*server
-	drv     driver.Driver
+	cfg *Config // immutable, private copy
+	drv driver.Driver
 
-	view     atomic.Pointer[routing.View]
+	view     atomic.Pointer[picture]
 	classes  *routing.Cache
 	prepared preparedTexts
 	epoch    time.Time     // of the Instants
@@ -45,6 +44,8 @@ type Connector struct {
 	notices   noticeLimit
 	rehearsal rehearsal
 
+	members sync.Mutex // held while the set of members is changed; before mu
+
 	closed     atomic.Bool
 	start      sync.Once
 	startNames sync.Once                       // see startCatalog
@@ -54,17 +55,23 @@ type Connector struct {
 	stop       context.CancelFunc
 	warm       sync.WaitGroup // the goroutine that keeps pool_min_conns
 
+	// takeovers has room for as many reads as the primary may take over from
+	// replicas at a time; nil for any number.
+	takeovers chan struct{}
+
 	mu struct {
 		sync.Mutex
-		snapshot lagprobe.Snapshot // what view was made from
-		changed  chan struct{}     // closed when view is replaced
+		servers  []*server     // the members; replaced, never changed
+		primary  *server       // as the probe has it; nil for none
+		systemID uint64        // of the cluster; zero if unknown
+		timeline uint32        // of the primary, or the last one
+		changed  chan struct{} // closed when view is replaced
 	}
 }
 
 var (
 	_ driver.Connector = (*Connector)(nil)
 	_ io.Closer        = (*Connector)(nil)
-	_ routing.Load     = (*Connector)(nil)
 )
 
 // A Member is a ready-made handle that takes part in a herd as a server:
@@ -84,6 +91,9 @@ type Member struct {
 
 	// Weight is the replica's share of reads; 0 means 1.
 	Weight int
+
+	// Zone is where the server is: see [Config.Zone].
+	Zone string
 }
 
 // NewConnector returns the herd that cfg describes. It copies cfg, and dials
@@ -114,7 +124,12 @@ func NewConnector(cfg *Config, members ...Member) (*Connector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.publish(lagprobe.Snapshot{Servers: make([]lagprobe.Status, len(c.servers)), Primary: -1})
+	if n := c.cfg.ReplicaFallbackMaxConns; n > 0 {
+		c.takeovers = make(chan struct{}, n)
+	}
+	c.mu.Lock()
+	c.republishLocked()
+	c.mu.Unlock()
 	return c, nil
 }
 
@@ -128,7 +143,7 @@ func (c *Connector) addHosts() error {
 	}
 	c.drv = stdlib.GetDefaultDriver()
 	for i, pc := range configs {
-		c.servers = append(c.servers, newServer(c.cfg.Hosts[i], pc, c.cfg))
+		c.mu.servers = append(c.mu.servers, newServer(c.cfg.Hosts[i], pc, c.cfg))
 	}
 	return nil
 }
@@ -145,32 +160,41 @@ func (c *Connector) addMembers(members []Member) error {
 			continue
 		}
 		names[m.Name] = true
-		limit := m.DB.Stats().MaxOpenConnections
-		s := &server{
-			name:           m.Name,
-			weight:         max(m.Weight, 1),
-			believed:       m.Role,
-			db:             m.DB,
-			limit:          limit,
-			acquireTimeout: c.cfg.AcquireTimeout,
+		s, err := c.newMember(m)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("pgherd: NewConnector: %w", err))
 		}
-		if m.Role == routing.Unknown {
-			s.asked, s.catalog = m.DB, m.DB
-			own := 2 // connections of the herd's
-			if c.cfg.CatalogOff {
-				own = 1
-			}
-			if limit > 0 && limit <= own {
-				errs = append(errs, fmt.Errorf("pgherd: NewConnector: member %q: its handle has room for %d connections, and the probe and the reading of the catalogue need %d; allow more, or give the member a Role", m.Name, limit, own))
-			}
-			s.limit = max(limit-own, 0)
-		}
-		c.servers = append(c.servers, s)
+		c.mu.servers = append(c.mu.servers, s)
 	}
 	if len(errs) == 0 {
 		c.drv = members[0].DB.Driver()
 	}
 	return errors.Join(errs...)
+}
+
+func (c *Connector) newMember(m Member) (*server, error) {
+	limit := m.DB.Stats().MaxOpenConnections
+	s := &server{
+		name:           m.Name,
+		zone:           m.Zone,
+		weight:         max(m.Weight, 1),
+		believed:       m.Role,
+		db:             m.DB,
+		limit:          limit,
+		acquireTimeout: c.cfg.AcquireTimeout,
+	}
+	if m.Role == routing.Unknown {
+		s.asked, s.catalog = m.DB, m.DB
+		own := 2 // connections of the herd's
+		if c.cfg.CatalogOff {
+			own = 1
+		}
+		if limit > 0 && limit <= own {
+			return s, fmt.Errorf("member %q: its handle has room for %d connections, and the probe and the reading of the catalogue need %d; allow more, or give the member a Role", m.Name, limit, own)
+		}
+		s.limit = max(limit-own, 0)
+	}
+	return s, nil
 }
 
 // Connect returns a virtual connection. The first call starts the probe, and
@@ -199,22 +223,22 @@ func (c *Connector) begin() {
 	if c.closed.Load() {
 		return
 	}
+	// What changes the members later finds begun set, and does the same itself.
+	c.members.Lock()
+	defer c.members.Unlock()
 	var targets []lagprobe.Target
-	for _, s := range c.servers {
+	servers := c.view.Load().servers
+	for _, s := range servers {
 		s.open(c.cfg)
-		if s.asked == nil {
-			continue
+		if s.asked != nil {
+			targets = append(targets, lagprobe.Target{Name: s.name, DB: s.asked})
 		}
-		targets = append(targets, lagprobe.Target{Name: s.name, DB: s.asked})
 	}
 	if len(targets) > 0 {
-		c.prober.Store(lagprobe.Start(targets, lagprobe.Options{
-			Interval: c.probeInterval(),
-			Timeout:  c.cfg.LagCheckTimeout,
-		}, c.learn))
+		c.prober.Store(c.startProbe(targets))
 	}
 	c.begun.Store(true)
-	if len(c.servers) > 1 {
+	if len(servers) > 1 {
 		c.startCatalog() // with one there is nothing to decide, unless somebody asks
 	}
 	if n := c.cfg.PoolMinConns; n > 0 && len(targets) > 0 {
@@ -241,9 +265,9 @@ func (c *Connector) keepWarm(ctx context.Context, n int) {
 	t := time.NewTicker(c.cfg.PoolHealthCheckPeriod)
 	defer t.Stop()
 	for {
-		v := c.view.Load()
-		for i, s := range c.servers {
-			if v.Servers[i].Up && s.config != nil {
+		p := c.view.Load()
+		for i, s := range p.servers {
+			if p.Servers[i].Up && !s.draining.Load() && s.config != nil {
 				s.keepWarm(ctx, n)
 			}
 		}
@@ -277,8 +301,10 @@ func (c *Connector) Close() error {
 	if p := c.prober.Load(); p != nil {
 		p.Close()
 	}
+	c.members.Lock() // a server that is being added is closed by whoever adds it
+	defer c.members.Unlock()
 	var errs []error
-	for _, s := range c.servers {
+	for _, s := range c.view.Load().servers {
 		errs = append(errs, s.close())
 	}
 	return errors.Join(errs...)
@@ -322,17 +348,4 @@ func (c *Connector) queryContext(ctx context.Context) (context.Context, context.
 		return ctx, nil
 	}
 	return context.WithTimeout(ctx, c.cfg.QueryTimeout)
-}
-
-// InFlight implements [routing.Load].
-func (c *Connector) InFlight(server int) int64 { return c.servers[server].inFlight.Load() }
-
-// Latency implements [routing.Load].
-func (c *Connector) Latency(server int) time.Duration {
-	return time.Duration(c.servers[server].latency.Load())
-}
-
-// count counts a decision that was carried out.
-func (c *Connector) count(d routing.Decision) {
-	c.servers[d.Server].decisions[d.Reason].Add(1)
 }

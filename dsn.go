@@ -39,8 +39,26 @@ type Config struct {
 	LagUnknown bool
 	// ReplicaFallback says what becomes of a read that no replica may serve.
 	ReplicaFallback ReplicaFallback
+	// ReplicaFallbackMaxConns bounds how many of the reads that no replica can
+	// serve, because all are down or late, the primary serves at a time, so that
+	// there is room for writes; the others wait. 0 means any number.
+	ReplicaFallbackMaxConns int
 	// Consistency says which reads see which writes.
 	Consistency Consistency
+	// ConsistencyTimeout is how long a read waits for a replica to hold what
+	// its own session has written or seen before the primary serves it. 0 means
+	// not at all. What others write through the same handle it never waits for.
+	ConsistencyTimeout time.Duration
+	// FailoverTimeout is how long a statement that only a primary may run
+	// waits for one, while a replica answers that may become it. Nothing of it
+	// has been sent by then. 0 means that it fails at once.
+	FailoverTimeout time.Duration
+	// SlowStart is the time in which a server that comes back gets from a tenth
+	// of its share of reads to all of it. 0 means that it gets all at once.
+	SlowStart time.Duration
+	// Zone is where this process runs, in the words of the hosts' Zone. Reads
+	// prefer the suitable replicas of the same zone. Empty means no preference.
+	Zone string
 
 	// LagCheckInterval is the time between two questions to one server, and
 	// LagCheckTimeout the time it has for an answer. Both are positive.
@@ -101,6 +119,9 @@ type Host struct {
 	// A server of weight 0 is used when no other is suitable. In a DSN the
 	// default is 1.
 	Weight int
+	// Zone is where the server is, such as the name of an availability zone;
+	// see [Config.Zone]. Empty means unknown.
+	Zone string
 	// Replica tells that the server was listed in replica_hosts. It is a
 	// first guess: the servers themselves are asked what they are.
 	Replica bool
@@ -157,14 +178,18 @@ func nameOf[T ~uint8](v T, names ...string) string {
 // the environment.
 func NewConfig() *Config {
 	return &Config{
-		MaxLag:                10 * time.Second,
-		LagCheckInterval:      time.Second,
-		LagCheckTimeout:       time.Second,
-		PoolMaxConns:          20,
-		PoolMaxConnLifetime:   time.Hour,
-		PoolMaxConnIdleTime:   30 * time.Minute,
-		PoolHealthCheckPeriod: time.Minute,
-		AcquireTimeout:        30 * time.Second,
+		MaxLag:                  10 * time.Second,
+		ReplicaFallbackMaxConns: 10,
+		ConsistencyTimeout:      200 * time.Millisecond,
+		FailoverTimeout:         10 * time.Second,
+		SlowStart:               10 * time.Second,
+		LagCheckInterval:        time.Second,
+		LagCheckTimeout:         time.Second,
+		PoolMaxConns:            20,
+		PoolMaxConnLifetime:     time.Hour,
+		PoolMaxConnIdleTime:     30 * time.Minute,
+		PoolHealthCheckPeriod:   time.Minute,
+		AcquireTimeout:          30 * time.Second,
 	}
 }
 

@@ -95,6 +95,7 @@ func parseHosts(s settings) (hosts []Host, errs []error) {
 	}{{"host", "hosts", hosts[:primaries]}, {"replica", "replica hosts", hosts[primaries:]}} {
 		parallel(l.prefix+"_names", l.of, l.hosts, setName, wantName)
 		parallel(l.prefix+"_weights", l.of, l.hosts, setWeight, wantWeight)
+		parallel(l.prefix+"_zones", l.of, l.hosts, setZone, wantZone)
 	}
 	return hosts, errs
 }
@@ -104,11 +105,17 @@ const (
 	wantPort   = "want a port number from 1 to 65535"
 	wantName   = "want a name of 1 to 63 letters, digits and ._:-, no two alike"
 	wantWeight = "want a whole number from 0 to 65535"
+	wantZone   = "want a name of 1 to 63 letters, digits and ._:-"
 )
 
 func setName(h *Host, s string) bool {
 	h.Name = s
 	return validName(s)
+}
+
+func setZone(h *Host, s string) bool {
+	h.Zone = s
+	return s == "" || validName(s)
 }
 
 func setWeight(h *Host, s string) bool {
@@ -240,6 +247,9 @@ func checkHosts(hosts []Host, fail func(param, reason string)) {
 		if h.Weight < 0 || h.Weight > 65535 {
 			bad(prefix+"_weights", wantWeight)
 		}
+		if h.Zone != "" && !validName(h.Zone) {
+			bad(prefix+"_zones", wantZone)
+		}
 	}
 	if primaries == 0 {
 		fail("host", "want at least one host that is not in replica_hosts")
@@ -269,17 +279,20 @@ func formatHosts(hosts []Host) (authority string, lists map[string]string) {
 	}
 	completeHosts(plain)
 	named := false // one name may decide what another would be by default
-	weighted := make(map[bool]bool)
+	weighted, zoned := make(map[bool]bool), make(map[bool]bool)
 	for i, h := range hosts {
 		named = named || h.Name != "" && h.Name != plain[i].Name
 		weighted[h.Replica] = weighted[h.Replica] || h.Weight != 1
+		zoned[h.Replica] = zoned[h.Replica] || h.Zone != ""
 	}
 
 	lists = make(map[string]string)
+	begun := make(map[string]bool)
 	add := func(list, element string) {
-		if lists[list] != "" {
+		if begun[list] {
 			element = "," + element
 		}
+		begun[list] = true
 		lists[list] += element
 	}
 	for i, h := range hosts {
@@ -301,6 +314,9 @@ func formatHosts(hosts []Host) (authority string, lists map[string]string) {
 		}
 		if weighted[h.Replica] {
 			add(prefix+"_weights", strconv.Itoa(h.Weight))
+		}
+		if zoned[h.Replica] {
+			add(prefix+"_zones", h.Zone)
 		}
 	}
 	authority = lists["host"]

@@ -33,6 +33,19 @@ var routerParams = []param{
 	either("lag_unknown", "exclude", "include", func(c *Config) *bool { return &c.LagUnknown }),
 	enum("replica_fallback", func(c *Config) *ReplicaFallback { return &c.ReplicaFallback },
 		FallbackPrimary, FallbackError),
+	count("replica_fallback_max_conns", func(c *Config) *int { return &c.ReplicaFallbackMaxConns }),
+	duration("consistency_timeout", 0, func(c *Config) *time.Duration { return &c.ConsistencyTimeout }),
+	duration("failover_timeout", 0, func(c *Config) *time.Duration { return &c.FailoverTimeout }),
+	duration("slow_start", 0, func(c *Config) *time.Duration { return &c.SlowStart }),
+	{
+		name: "zone",
+		want: wantZone,
+		set: func(c *Config, s string) bool {
+			c.Zone = s
+			return s == "" || validName(s)
+		},
+		get: func(c *Config) string { return c.Zone },
+	},
 	duration("lag_check_interval", 1, func(c *Config) *time.Duration { return &c.LagCheckInterval }),
 	duration("lag_check_timeout", 1, func(c *Config) *time.Duration { return &c.LagCheckTimeout }),
 	count("pool_max_conns", func(c *Config) *int { return &c.PoolMaxConns }),
@@ -299,7 +312,7 @@ var loginParams = setOf("user", "password", "dbname")
 
 // hostLists are lists with one element for each server. FormatDSN writes them
 // in this order.
-var hostLists = []string{"host", "port", "host_names", "host_weights", "replica_hosts", "replica_names", "replica_weights"}
+var hostLists = []string{"host", "port", "host_names", "host_weights", "host_zones", "replica_hosts", "replica_names", "replica_weights", "replica_zones"}
 
 func setOf(names ...string) map[string]bool {
 	m := make(map[string]bool, len(names))

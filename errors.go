@@ -32,6 +32,9 @@ var errDemoted = errors.New("pgherd: the server is a standby now")
 // was sent.
 var errPromoted = errors.New("pgherd: the server is no standby any more")
 
+// errBehind marks a standby that has lost some of what it had. Nothing was sent.
+var errBehind = errors.New("pgherd: the server has restarted and replays what it had replayed before")
+
 // A RouteError says that no server could be chosen for a statement. Its
 // causes, the last errors of the servers, are reached by [errors.As].
 type RouteError struct {
@@ -62,11 +65,19 @@ func (e *RouteError) Unwrap() []error { return e.Causes }
 type AcquireError struct {
 	Server     string
 	Timeout    time.Duration // acquire_timeout
-	InUse, Max int           // connections of the pool
-	Waiting    int           // statements waiting for one, this one included
+	InUse, Max int           // connections of the pool; for a takeover, those that replicas' reads may have
+	Waiting    int           // statements waiting for one, this one included; 0 for a takeover
+
+	// Takeover tells that the limit is replica_fallback_max_conns: the read was
+	// one that replicas run when they can.
+	Takeover bool
 }
 
 func (e *AcquireError) Error() string {
+	if e.Takeover {
+		return fmt.Sprintf("pgherd: acquire on %s: no connection came free within %v (%d of %d for reads that no replica can serve are in use; see what the replicas lack, or raise replica_fallback_max_conns)",
+			e.Server, e.Timeout, e.InUse, e.Max)
+	}
 	return fmt.Sprintf("pgherd: acquire on %s: no connection came free within %v (%d of %d in use, %d waiting; raise pool_max_conns or acquire_timeout, or hold transactions and rows for a shorter time)",
 		e.Server, e.Timeout, e.InUse, e.Max, e.Waiting)
 }
@@ -96,7 +107,7 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	if ended(ctx) != nil {
 		return giveUp // a caller's end is no evidence against a server
 	}
-	harmless := k.op != opExec && k.op != opQuery || k.st.Class == routing.Read
+	harmless := k.isHarmless()
 	once := k.mayHaveEffect(role)
 	sent := k.l.conn != nil
 	switch {
@@ -108,7 +119,7 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 		return stalePrimary
 	}
 	var pgErr *pgconn.PgError
-	if sent && errors.As(err, &pgErr) {
+	if errors.As(err, &pgErr) && sent {
 		switch {
 		case role == routing.Replica && (refusedByStandby(pgErr) || isUnknownToReplica(err)):
 			if k.onlyStandby {
@@ -129,6 +140,8 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	switch {
 	case !sent && (k.st.Class == routing.Read || k.readOnly):
 		return elsewhere
+	case !sent && pgErr != nil && !isShutdown(pgErr):
+		return giveUp // the server is there, and will not have us
 	case !sent:
 		return stalePrimary
 	case !harmless || !brokeConnection(&k.l, err):
@@ -137,6 +150,12 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 		return again // a connection broke under it; the next one tells whether the server did
 	}
 	return elsewhere
+}
+
+// isHarmless reports whether k has no effect to repeat, as far as its class
+// tells.
+func (k *call) isHarmless() bool {
+	return k.op != opExec && k.op != opQuery || k.st.Class == routing.Read
 }
 
 // mayHaveEffect reports whether k, although it is called a read, may have an
@@ -149,7 +168,7 @@ func (k *call) mayHaveEffect(role routing.Role) bool {
 // isEvidence reports whether err says that the server does not work, as
 // opposed to one of its connections or the statement.
 func isEvidence(l *lease, err error) bool {
-	if isAcquire(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, ErrClosed) {
+	if isAcquire(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, ErrClosed) || errors.Is(err, errPromoted) {
 		return false
 	}
 	var pgErr *pgconn.PgError

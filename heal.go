@@ -18,7 +18,7 @@ import (
 // heal learns from a statement that a replica could not run. What a standby
 // refuses is the primary's from now on. What it does not know may be there in a
 // moment, when the DDL is replayed.
-func (c *Connector) heal(ctx context.Context, k *call, server int, err error) {
+func (c *Connector) heal(ctx context.Context, k *call, s *server, err error) {
 	switch {
 	case isUnknownToReplica(err):
 		c.unknowns.Add(1)
@@ -27,7 +27,7 @@ func (c *Connector) heal(ctx context.Context, k *call, server int, err error) {
 	default:
 		// It is no read, so that it is not sent twice to the primary, and counts
 		// as a write for the reads that follow.
-		k.st = c.misrouted(ctx, k.sql, server, err)
+		k.st = c.misrouted(ctx, k.sql, s, err)
 	}
 }
 
@@ -35,14 +35,14 @@ func (c *Connector) heal(ctx context.Context, k *call, server int, err error) {
 // transaction or after the first row.
 func (c *Connector) learnLate(ctx context.Context, sql string, st *routing.Statement, l *lease, err error) {
 	var e *pgconn.PgError
-	if st.Class == routing.Read && c.view.Load().Servers[l.srv].Role == routing.Replica && errors.As(err, &e) && refusedByStandby(e) {
-		c.misrouted(ctx, sql, l.srv, err)
+	if st.Class == routing.Read && c.view.Load().role(l.owner) == routing.Replica && errors.As(err, &e) && refusedByStandby(e) {
+		c.misrouted(ctx, sql, l.owner, err)
 	}
 }
 
 // misrouted notes that a replica refused sql with err. It returns the statement
 // that sql is from now on.
-func (c *Connector) misrouted(ctx context.Context, sql string, server int, err error) *routing.Statement {
+func (c *Connector) misrouted(ctx context.Context, sql string, s *server, err error) *routing.Statement {
 	c.misroutes.Add(1)
 	st, first := c.classes.Learn(sql)
 	if first && c.logs(ctx, slog.LevelWarn) {
@@ -51,7 +51,7 @@ func (c *Connector) misrouted(ctx context.Context, sql string, server int, err e
 			var e *pgconn.PgError
 			errors.As(err, &e)
 			c.notice(ctx, slog.LevelWarn, "pgherd: a replica refused a statement, which is the primary's from now on", sql, missed,
-				slog.String("server", c.servers[server].name),
+				slog.String("server", s.name),
 				slog.String("sqlstate", e.Code),
 				slog.String("routine", e.Routine))
 		}

@@ -11,8 +11,9 @@ import (
 // immutable: each With function stores a changed copy, so that one lookup on a
 // statement's path finds all of them.
 type hints struct {
-	role   routing.Role
-	maxLag time.Duration
+	role    routing.Role
+	maxLag  time.Duration
+	session *Session
 }
 
 type hintsKey struct{}

@@ -2,11 +2,15 @@ package pgherd
 
 import (
 	"context"
+	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/pgherd/pgherd/internal/sqlconn"
@@ -17,6 +21,7 @@ import (
 // goroutine at a time, but for gone.
 type physical struct {
 	*stdlib.Conn
+	socket  *socket     // what it talks through; nil if that is not known
 	expires time.Time   // zero: never
 	isNew   bool        // not handed out before
 	gone    atomic.Bool // its pool closed it
@@ -50,6 +55,28 @@ func (p *physical) ResetSession(ctx context.Context) error {
 	return p.Conn.ResetSession(ctx)
 }
 
+// confirm returns nil if the standby has replayed the log up to lsn, which it
+// had when it was asked. A connection that is newer than that answer may be to
+// a server that has crashed since and has its way still to go. On a connection
+// that is older there is no such doubt: a crash would have ended it.
+func (p *physical) confirm(ctx context.Context, lsn uint64) error {
+	if lsn == 0 {
+		return nil
+	}
+	var replayed sql.NullInt64
+	err := p.Conn.Conn().QueryRow(ctx, "SELECT (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint", pgx.QueryExecModeSimpleProtocol).Scan(&replayed)
+	var refused *pgconn.PgError
+	switch {
+	case errors.As(err, &refused) && !isShutdown(refused):
+		return nil // what was asked of it before was not the position either
+	case err != nil:
+		return err
+	case replayed.Valid && uint64(replayed.Int64) < lsn:
+		return errBehind
+	}
+	return nil // a server that was promoted has no such position
+}
+
 // discardState makes the server forget the session.
 // https://www.postgresql.org/docs/current/sql-discard.html
 func (p *physical) discardState(ctx context.Context) error {
@@ -73,6 +100,7 @@ func (pc *physicalConnector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	p := &physical{Conn: dc.(*stdlib.Conn), isNew: true}
+	p.socket = socketOf(p.Conn.Conn().PgConn().Conn())
 	if pc.lifetime > 0 {
 		life := pc.lifetime
 		if pc.jitter > 0 {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pgherd/pgherd/lagprobe"
 	"github.com/pgherd/pgherd/routing"
 )
 
@@ -56,11 +57,12 @@ type Explanation struct {
 // [Connector.ReadCatalog].
 func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
 	st := c.classify(sql)
-	v := c.view.Load()
+	p := c.view.Load()
 	cn := &Conn{c: c}
-	session := cn.session(ctx, &call{st: st})
-	session.Now = c.now()
-	d := cn.decide(st, &session, v)
+	cn.enter(ctx)
+	t := cn.trip(ctx, &call{st: st})
+	t.look(p, t.Now)
+	d := cn.decide(st, &t, p)
 	e := Explanation{
 		Class:       st.Class.String(),
 		Reason:      st.Reason.String(),
@@ -70,14 +72,14 @@ func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
 		Relations:   append([]string{}, st.Relations...),
 		RouteReason: d.Reason.String(),
 	}
-	if d.Server >= 0 {
-		e.Server = v.Servers[d.Server].Name
+	if s := p.chosen(d); s != nil {
+		e.Server = s.name
 	}
-	if v.Preference == routing.Shadow {
-		d := cn.decide(st, &session, c.rehearsal.view.Load())
+	if p.rehearsal != nil {
+		d := cn.decide(st, &t, p.rehearsed())
 		e.ShadowReason = d.Reason.String()
-		if d.Server >= 0 {
-			e.Shadow = v.Servers[d.Server].Name
+		if s := p.chosen(d); s != nil {
+			e.Shadow = s.name
 		}
 	}
 	return e
@@ -139,7 +141,7 @@ func (s ServerStats) Total() uint64 {
 // Stats returns the counters. They are read one after the other, while
 // statements run.
 func (c *Connector) Stats() Stats {
-	v := c.view.Load()
+	p := c.view.Load()
 	st := Stats{
 		Retries:      c.retries.Load(),
 		Misroutes:    c.misroutes.Load(),
@@ -147,10 +149,10 @@ func (c *Connector) Stats() Stats {
 		ShadowFailed: c.rehearsal.failed.Load(),
 		Unknowns:     c.unknowns.Load(),
 	}
-	for i, s := range c.servers {
+	for i, s := range p.servers {
 		ss := ServerStats{
 			Name:      s.name,
-			Role:      v.Servers[i].Role,
+			Role:      p.Servers[i].Role,
 			Decisions: counted(&s.decisions),
 			Failures:  s.failures.Load(),
 			InFlight:  s.inFlight.Load(),
@@ -158,7 +160,7 @@ func (c *Connector) Stats() Stats {
 		if c.begun.Load() {
 			ss.Pool = s.db.Stats()
 		}
-		if v.Preference == routing.Shadow {
+		if p.rehearsal != nil {
 			ss.Shadow = counted(&s.shadow)
 		}
 		st.Servers = append(st.Servers, ss)
@@ -225,15 +227,19 @@ func (h Health) Ready() error {
 // nothing is.
 func (c *Connector) Health() Health {
 	c.mu.Lock()
-	snap, v := c.mu.snapshot, c.view.Load()
+	p := c.view.Load()
+	status := make([]lagprobe.Status, len(p.servers))
+	for i, s := range p.servers {
+		status[i] = s.status
+	}
 	c.mu.Unlock()
 	now := c.now()
 	var h Health
 	if k := c.names.Load(); k != nil {
 		h.CatalogErr = k.Err()
 	}
-	for i, rs := range v.Servers {
-		st := snap.Servers[i]
+	for i, rs := range p.Servers {
+		st := &status[i]
 		sh := ServerHealth{
 			Name:     rs.Name,
 			Role:     rs.Role,
@@ -244,7 +250,7 @@ func (c *Connector) Health() Health {
 			Err:      st.Err,
 		}
 		switch {
-		case rs.Role == routing.Primary || c.servers[i].believed != routing.Unknown:
+		case rs.Role == routing.Primary || p.servers[i].believed != routing.Unknown:
 			sh.LagBytes, sh.LagKnown = 0, true
 		case rs.Fresh > 0:
 			sh.Lag, sh.LagKnown = max(now.Sub(rs.Fresh), 0), true

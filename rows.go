@@ -41,6 +41,7 @@ func (r *otherRows) Close() error {
 // rowsEnd is what is due when rows are closed.
 type rowsEnd struct {
 	cn     *Conn // nil once done
+	past   *past // of the session that the statement ran in; nil for none
 	l      lease
 	sql    string
 	st     *routing.Statement
@@ -62,12 +63,16 @@ func (e *rowsEnd) reached(err error) {
 	}
 	if err != nil {
 		if isEvidence(&e.l, err) && !isCallers(err) {
-			cn.c.suspect(e.l.srv)
+			cn.c.suspect(e.l.owner)
 		}
 		cn.c.learnLate(context.Background(), e.sql, e.st, &e.l, err)
 	}
-	// INSERT … RETURNING commits only after its last row.
+	// INSERT … RETURNING commits only after its last row. Statements of other
+	// sessions may have run on the connection by then.
+	later := cn.past
+	cn.past = e.past
 	cn.noteWrite(e.st, &e.l)
+	cn.past = later
 	cn.settle(&e.l)
 }
 
@@ -84,7 +89,7 @@ func (cn *Conn) wrapRows(k *call, cancel context.CancelFunc) driver.Rows {
 			r = new(pgxRows)
 		}
 		r.Rows = rows
-		r.end = rowsEnd{cn: cn, l: k.l, sql: k.sql, st: k.st, stmt: k.stmt, cancel: cancel}
+		r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, stmt: k.stmt, cancel: cancel}
 		return r
 	}
 	r := &cn.otherRows
@@ -92,6 +97,6 @@ func (cn *Conn) wrapRows(k *call, cancel context.CancelFunc) driver.Rows {
 		r = new(otherRows)
 	}
 	r.Rows.Rows = k.rows
-	r.end = rowsEnd{cn: cn, l: k.l, sql: k.sql, st: k.st, stmt: k.stmt, cancel: cancel}
+	r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, stmt: k.stmt, cancel: cancel}
 	return r
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/pgherd/pgherd/internal/sqlconn"
+	"github.com/pgherd/pgherd/lagprobe"
 	"github.com/pgherd/pgherd/routing"
 )
 
@@ -20,6 +21,7 @@ import (
 // what we count about it. Safe for concurrent use.
 type server struct {
 	name     string
+	zone     string
 	weight   int
 	believed routing.Role    // Unknown: the server is asked
 	config   *pgx.ConnConfig // nil for a ready-made handle
@@ -35,6 +37,11 @@ type server struct {
 
 	limit          int // most connections that db opens; 0 means no limit
 	acquireTimeout time.Duration
+
+	draining  atomic.Bool     // see Connector.Drain
+	returned  atomic.Int64    // Instant at which it came back, or joined a running herd; 0 for never
+	up, wasUp bool            // in the current picture; ever before. Guarded by Connector.mu
+	status    lagprobe.Status // the probe's latest word; guarded by Connector.mu
 
 	inFlight atomic.Int64 // leases taken and not yet given back, those waiting included
 	latency  atomic.Int64 // moving average of the time to a read's answer, in ns; kept only for Balance Latency
@@ -52,6 +59,7 @@ type server struct {
 func newServer(h Host, pc *pgx.ConnConfig, cfg *Config) *server {
 	return &server{
 		name:           h.Name,
+		zone:           h.Zone,
 		weight:         h.Weight,
 		config:         pc,
 		limit:          cfg.PoolMaxConns,
@@ -76,11 +84,7 @@ func (s *server) open(cfg *Config) {
 	pooled := s.config.Copy()
 	dial := pooled.DialFunc
 	pooled.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
-		nc, err := dial(ctx, network, addr)
-		if err != nil {
-			return nil, err
-		}
-		return s.sockets.track(nc), nil
+		return s.sockets.dial(ctx, func(ctx context.Context) (net.Conn, error) { return dial(ctx, network, addr) })
 	}
 	s.db = sql.OpenDB(&physicalConnector{
 		Connector: stdlib.GetConnector(*pooled),
@@ -100,6 +104,24 @@ const catalogLifetime = time.Minute
 
 // maxIdle is more than anybody's pool_max_conns, which bounds it.
 const maxIdle = 1 << 20
+
+// count counts a decision for s that was carried out.
+func (s *server) count(d routing.Decision) { s.decisions[d.Reason].Add(1) }
+
+// cut closes all connections, in use or not: what waits on them moves on.
+func (s *server) cut() {
+	s.sockets.cut()
+	s.dropIdle()
+}
+
+// dropIdle closes the connections that nobody uses, so that the next lease
+// dials.
+func (s *server) dropIdle() {
+	if s.config != nil && s.db != nil {
+		s.db.SetMaxIdleConns(-1)
+		s.db.SetMaxIdleConns(maxIdle)
+	}
+}
 
 // close closes what open made.
 func (s *server) close() error {
@@ -152,16 +174,16 @@ func (s *server) observe(d time.Duration) {
 // Close, and because a lease belongs to one virtual connection, whose calls
 // database/sql serialises: at any time at most one goroutine uses dc.
 type lease struct {
-	srv   int // index of the server in the connector
 	owner *server
 	conn  *sql.Conn
 	dc    sqlconn.Conn
 	pg    *physical // dc, where it is ours; nil for the driver of a ready-made handle
+	slot  slot      // of a read that the primary has taken over; it lasts as long as the lease
 }
 
-// lease takes a connection out of the pool of s, whose index is i, into l. It
-// waits for one no longer than acquire_timeout. On failure l is zero.
-func (s *server) lease(ctx context.Context, i int, l *lease) error {
+// lease takes a connection out of the pool of s into l. It waits for one no
+// longer than acquire_timeout. On failure l is zero.
+func (s *server) lease(ctx context.Context, l *lease) error {
 	*l = lease{}
 	n := s.inFlight.Add(1)
 	conn, err := s.conn(ctx, n)
@@ -176,7 +198,7 @@ func (s *server) lease(ctx context.Context, i int, l *lease) error {
 		s.inFlight.Add(-1)
 		return err
 	}
-	l.srv, l.owner, l.conn = i, s, conn
+	l.owner, l.conn = s, conn
 	if p, ok := dc.(*physical); ok {
 		l.pg, l.dc = p, p
 	} else {
@@ -212,6 +234,7 @@ func (s *server) conn(ctx context.Context, n int64) (*sql.Conn, error) {
 // closed or in a transaction.
 func (l *lease) release() {
 	l.conn.Close()
+	l.slot.free()
 	l.owner.inFlight.Add(-1)
 }
 

@@ -1,43 +1,104 @@
 package pgherd
 
 import (
+	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
-// sockets is the set of a server's open network connections. The zero value
-// is empty and ready to use. Closing the sockets of a server that does not
-// answer is what moves the reads that are waiting for it to another server: a
-// read pays nothing for it beforehand.
+// sockets is the set of a server's network connections, those that are being
+// made included. The zero value is empty and ready to use. Closing the sockets
+// of a server that does not answer is what moves the reads that are waiting for
+// it to another server: a read pays nothing for it beforehand.
 type sockets struct {
-	mu   sync.Mutex
-	open map[*socket]struct{} // guarded by mu
+	mu      sync.Mutex
+	open    map[*socket]struct{}  // guarded by mu
+	dialing map[*dialing]struct{} // guarded by mu
 }
 
+// A dialing is a connection that is being made.
+type dialing struct{ cancel context.CancelFunc }
+
+// A socket is a network connection that can be closed by others than its user.
 type socket struct {
 	net.Conn
-	set *sockets
+	set   *sockets
+	state atomic.Uint32
 }
 
-func (s *sockets) track(nc net.Conn) net.Conn {
-	k := &socket{Conn: nc, set: s}
+// What a socket is used for, as far as those need to know who cut reads.
+const (
+	socketFree    uint32 = iota // nothing, or what must not be cut
+	socketReading               // a read that can be repeated elsewhere
+	socketCut                   // its read was cut
+)
+
+// dial makes a connection by dial.
+func (s *sockets) dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	d := &dialing{cancel}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.open == nil {
+	if s.dialing == nil {
+		s.dialing = make(map[*dialing]struct{})
 		s.open = make(map[*socket]struct{})
 	}
+	s.dialing[d] = struct{}{}
+	s.mu.Unlock()
+
+	nc, err := dial(ctx)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.dialing, d)
+	if err != nil {
+		return nil, err
+	}
+	k := &socket{Conn: nc, set: s}
 	s.open[k] = struct{}{}
-	return k
+	return k, nil
 }
 
-// cut closes all sockets.
+// cut closes all sockets and gives up those that are being made.
 func (s *sockets) cut() {
 	s.mu.Lock()
-	open := s.open
-	s.open = nil
+	var open []*socket
+	for k := range s.open {
+		open = append(open, k)
+	}
+	for d := range s.dialing {
+		d.cancel()
+	}
 	s.mu.Unlock()
-	for k := range open {
-		k.Conn.Close()
+	for _, k := range open {
+		k.Close()
+	}
+}
+
+// cutReads closes the sockets that wait for the answer to a read.
+func (s *sockets) cutReads() {
+	s.mu.Lock()
+	var reading []*socket
+	for k := range s.open {
+		if k.state.CompareAndSwap(socketReading, socketCut) {
+			reading = append(reading, k)
+		}
+	}
+	s.mu.Unlock()
+	for _, k := range reading {
+		k.Close()
+	}
+}
+
+// beginRead lets the socket be closed by cutReads from now on.
+func (k *socket) beginRead() { k.state.Store(socketReading) }
+
+// endRead is the end of beginRead. What uses the socket then finds it closed,
+// if it was cut, before it sends anything.
+func (k *socket) endRead() {
+	if !k.state.CompareAndSwap(socketReading, socketFree) {
+		k.Close()
 	}
 }
 
@@ -47,4 +108,14 @@ func (k *socket) Close() error {
 	delete(k.set.open, k)
 	k.set.mu.Unlock()
 	return k.Conn.Close()
+}
+
+// socketOf returns the socket beneath a connection of pgx, with TLS or without;
+// nil if there is none.
+func socketOf(nc net.Conn) *socket {
+	if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = t.NetConn()
+	}
+	k, _ := nc.(*socket)
+	return k
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -13,55 +14,112 @@ import (
 	"github.com/pgherd/pgherd/routing"
 )
 
-// learn takes what the probe found. Snapshots of the probe have only the
-// servers that it asks; those whose role is believed come in between.
-func (c *Connector) learn(asked lagprobe.Snapshot) {
-	snap := lagprobe.Snapshot{Servers: make([]lagprobe.Status, len(c.servers)), Primary: -1}
-	n := 0
-	for i, s := range c.servers {
-		if s.believed != routing.Unknown {
+// A picture is the herd at one time: the [routing.View] that decisions are made
+// on, and the servers that its indexes stand for. It is immutable once
+// published, and an index means nothing in another picture.
+type picture struct {
+	routing.View
+	servers []*server
+
+	// rehearsal is the view that read_preference=shadow rehearses on; nil
+	// otherwise.
+	rehearsal *routing.View
+
+	// lost reports that the primary does not answer, as opposed to answering
+	// with an error: what must run there had better wait.
+	lost bool
+
+	answered []routing.Instant // when each server was last asked with success; zero for never
+
+	systemID uint64 // of the herd's cluster; zero if unknown
+	timeline uint32 // of the primary, the last one if there is none; zero if unknown
+}
+
+var _ routing.Load = (*picture)(nil)
+
+// InFlight implements [routing.Load].
+func (p *picture) InFlight(server int) int64 { return p.servers[server].inFlight.Load() }
+
+// Latency implements [routing.Load].
+func (p *picture) Latency(server int) time.Duration {
+	return time.Duration(p.servers[server].latency.Load())
+}
+
+// index returns where s is in the picture, or -1 if it left the herd.
+func (p *picture) index(s *server) int { return slices.Index(p.servers, s) }
+
+// role returns what s is, as far as the picture tells.
+func (p *picture) role(s *server) routing.Role {
+	if i := p.index(s); i >= 0 {
+		return p.Servers[i].Role
+	}
+	return routing.Unknown
+}
+
+// learn takes what the probe found.
+func (c *Connector) learn(snap lagprobe.Snapshot) {
+	c.mu.Lock()
+	old := c.mu.primary
+	c.mu.primary, c.mu.systemID, c.mu.timeline = nil, snap.SystemID, snap.Timeline
+	asked := make(map[string]*lagprobe.Status, len(snap.Servers))
+	for i := range snap.Servers {
+		asked[snap.Servers[i].Name] = &snap.Servers[i]
+	}
+	var silent []*server
+	for _, s := range c.mu.servers {
+		st := asked[s.name]
+		if s.believed != routing.Unknown || st == nil {
 			continue
 		}
-		if n == asked.Primary {
-			snap.Primary = i
+		s.status = *st
+		if snap.Primary >= 0 && snap.Servers[snap.Primary].Name == s.name {
+			c.mu.primary = s
 		}
-		snap.Servers[i] = asked.Servers[n]
-		n++
+		if isSilent(st) {
+			silent = append(silent, s)
+		}
 	}
-	c.publish(snap)
-	for i, s := range c.servers {
-		// What waits for a server that does not answer moves on. Not from the
-		// primary: a write that waits could not. An error is an answer, too,
-		// such as having no connection left for the probe.
-		var answer *pgconn.PgError
-		if i != snap.Primary && snap.Servers[i].Failures > 0 && !errors.As(snap.Servers[i].Err, &answer) {
-			s.sockets.cut()
+	primary := c.mu.primary
+	c.republishLocked()
+	c.mu.Unlock()
+
+	for _, s := range silent {
+		// What waits for a server that does not answer moves on. On the
+		// primary those are the reads alone: nobody knows what became of a
+		// write.
+		if s == primary {
+			s.sockets.cutReads()
+		} else {
+			s.cut()
 		}
+	}
+	if old != nil && primary != nil && old != primary {
+		old.cut() // what is committed there from now on is lost
 	}
 }
 
-// publish makes a view of a snapshot and replaces the current one.
-func (c *Connector) publish(snap lagprobe.Snapshot) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.mu.snapshot = snap
-	c.republishLocked()
+// isSilent reports whether a server left the last question unanswered. An error
+// is an answer, too, such as having no connection left for the probe, unless it
+// says that there is no server.
+func isSilent(st *lagprobe.Status) bool {
+	if st.Failures == 0 {
+		return false
+	}
+	var answer *pgconn.PgError
+	return !errors.As(st.Err, &answer) || isShutdown(answer)
 }
 
 // suspect takes a server out of the choice for reads, because a statement met
 // a failure of it, until the probe has asked it again.
-func (c *Connector) suspect(server int) {
-	s := c.servers[server]
+func (c *Connector) suspect(s *server) {
 	s.failures.Add(1)
 	if s.believed != routing.Unknown {
 		return // nobody would ever clear it
 	}
 	s.failed.Store(int64(c.now()))
-	if c.view.Load().Servers[server].Up {
-		c.mu.Lock()
-		c.republishLocked()
-		c.mu.Unlock()
-	}
+	c.mu.Lock()
+	c.republishLocked()
+	c.mu.Unlock()
 	c.refresh()
 }
 
@@ -72,45 +130,77 @@ func (c *Connector) refresh() {
 	}
 }
 
-// republishLocked makes the current view anew, from the last snapshot and from
-// what statements have met since, and wakes those who wait for one.
+// republishLocked makes the current picture anew, from what the probe found and
+// from what statements have met since, and wakes those who wait for one.
 func (c *Connector) republishLocked() {
-	snap := c.mu.snapshot
-	v := &routing.View{
-		Servers: make([]routing.Server, len(c.servers)),
-		Primary: snap.Primary,
-		Policy: routing.Policy{
-			Preference:  c.cfg.ReadPreference,
-			Balance:     c.cfg.LoadBalanceHosts,
-			MaxLag:      c.cfg.MaxLag,
-			MaxLagBytes: c.cfg.MaxLagBytes,
-			LagUnknown:  c.cfg.LagUnknown,
-			NoFallback:  c.cfg.ReplicaFallback == FallbackError,
+	now := c.now()
+	p := &picture{
+		servers:  c.mu.servers,
+		systemID: c.mu.systemID,
+		timeline: c.mu.timeline,
+		answered: make([]routing.Instant, len(c.mu.servers)),
+		View: routing.View{
+			Servers: make([]routing.Server, len(c.mu.servers)),
+			Primary: -1,
+			Policy: routing.Policy{
+				Preference:  c.cfg.ReadPreference,
+				Balance:     c.cfg.LoadBalanceHosts,
+				MaxLag:      c.cfg.MaxLag,
+				MaxLagBytes: c.cfg.MaxLagBytes,
+				LagUnknown:  c.cfg.LagUnknown,
+				NoFallback:  c.cfg.ReplicaFallback == FallbackError,
+				Zone:        c.cfg.Zone,
+			},
 		},
 	}
-	if c.onlyPrimary() && v.Preference != routing.Shadow {
-		v.Preference = routing.OnlyPrimary
+	if c.onlyPrimary() && p.Preference != routing.Shadow {
+		p.Preference = routing.OnlyPrimary
 	}
-	for i, s := range c.servers {
-		if s.believed != routing.Unknown {
-			v.Servers[i] = s.asBelieved()
+	for i, s := range p.servers {
+		rs := &p.Servers[i]
+		p.answered[i] = c.instant(s.status.Answered)
+		*rs = routing.Server{Name: s.name, Zone: s.zone, Weight: s.share(now, c.cfg.SlowStart), Limit: int64(s.limit), Draining: s.draining.Load()}
+		switch {
+		case s.believed != routing.Unknown:
+			rs.Role, rs.Up, rs.Fresh = s.believed, true, math.MaxInt64
 			if s.believed == routing.Primary {
-				v.Primary = i
+				p.Primary = i
 			}
-			continue
+		case s == c.mu.primary:
+			p.Primary = i
+			p.Asked = p.answered[i]
+			c.describe(rs, s)
+			rs.Role = routing.Primary
+			p.lost = !rs.Up && (isSilent(&s.status) || s.status.Err == nil)
+		default:
+			c.describe(rs, s)
 		}
-		v.Servers[i] = c.asAsked(s, &snap.Servers[i], i == snap.Primary)
 	}
-	if v.Primary >= 0 && snap.Primary == v.Primary {
-		v.Asked = c.instant(snap.Servers[v.Primary].Answered)
+	if p.Preference == routing.Shadow {
+		p.rehearsal = stage(&p.View, c.onlyPrimary())
+		p.Balance = routing.Random // whose turn it is matters in the rehearsal
 	}
-	if v.Preference == routing.Shadow {
-		c.rehearsal.stage(v, c.onlyPrimary())
-		v.Balance = routing.Random // whose turn it is matters in the rehearsal
-	}
-	c.view.Store(v)
+	c.view.Store(p)
 	close(c.mu.changed)
 	c.mu.changed = make(chan struct{})
+}
+
+// describe fills in what the probe found out about s.
+func (c *Connector) describe(rs *routing.Server, s *server) {
+	st := &s.status
+	rs.Up = !st.Asked.IsZero() && st.Err == nil && int64(c.instant(st.Asked)) > s.failed.Load()
+	if rs.Up && !s.up && s.wasUp {
+		s.returned.Store(int64(c.now()))
+		rs.Weight = s.share(c.now(), c.cfg.SlowStart)
+	}
+	s.up, s.wasUp = rs.Up, s.wasUp || rs.Up
+	rs.Fresh, rs.LSN, rs.LagBytes = c.instant(st.Fresh), st.Replayed, st.LagBytes
+	switch {
+	case errors.Is(st.Err, lagprobe.ErrForeignCluster):
+		// Not down, which would leave it a last resort: it has other data.
+	case !st.Answered.IsZero() && st.Standby:
+		rs.Role = routing.Replica
+	}
 }
 
 // onlyPrimary reports whether no read may run on a replica, whatever
@@ -121,53 +211,44 @@ func (c *Connector) onlyPrimary() bool {
 	return c.cfg.Consistency == ConsistencyPrimary || strings.EqualFold(c.cfg.Params["default_transaction_isolation"], "serializable")
 }
 
-func (s *server) asBelieved() routing.Server {
-	return routing.Server{Name: s.name, Role: s.believed, Up: true, Fresh: math.MaxInt64, Weight: s.weight}
-}
+// impatience is how often servers are asked while a statement waits for what
+// they will say.
+const impatience = 25 * time.Millisecond
 
-func (c *Connector) asAsked(s *server, st *lagprobe.Status, primary bool) routing.Server {
-	rs := routing.Server{
-		Name:     s.name,
-		Up:       !st.Asked.IsZero() && st.Err == nil && int64(c.instant(st.Asked)) > s.failed.Load(),
-		Fresh:    c.instant(st.Fresh),
-		LagBytes: st.LagBytes,
-		Weight:   s.weight,
-	}
-	switch {
-	case primary:
-		rs.Role = routing.Primary
-	case errors.Is(st.Err, lagprobe.ErrForeignCluster):
-		// Not down, which would leave it a last resort: it has other data.
-	case !st.Answered.IsZero() && st.Standby:
-		rs.Role = routing.Replica
-	}
-	return rs
-}
-
-// await asks the servers and waits until the view is as ok wants it, or until
-// all of them have answered or failed to. It reports whether ok was satisfied.
-func (c *Connector) await(ctx context.Context, ok func(*routing.View) bool) bool {
+// await has the servers asked until the picture is as ok wants it, and reports
+// whether it came to that. It gives up after d or, without one, when all
+// servers have answered or failed to once more, and when ctx ends.
+func (c *Connector) await(ctx context.Context, d time.Duration, ok func(*picture) bool) bool {
 	if c.prober.Load() == nil {
 		return ok(c.view.Load())
 	}
+	round := d <= 0
+	if round {
+		// A question takes no longer than its timeout, but may have to wait for
+		// one that is under way.
+		d = 3 * c.cfg.LagCheckTimeout
+	}
 	begun := time.Now()
-	c.refresh()
-	// A question takes no longer than its timeout, but may have to wait for
-	// one that is under way.
-	limit := time.NewTimer(3 * c.cfg.LagCheckTimeout)
+	limit := time.NewTimer(d)
 	defer limit.Stop()
+	again := time.NewTicker(impatience)
+	defer again.Stop()
+	c.refresh()
 	for {
 		c.mu.Lock()
-		snap, changed := c.mu.snapshot, c.mu.changed
+		p, changed := c.view.Load(), c.mu.changed
+		over := round && askedSince(c.mu.servers, begun)
 		c.mu.Unlock()
-		if ok(c.view.Load()) {
+		if ok(p) {
 			return true
 		}
-		if allAsked(c.servers, snap, begun) {
+		if over {
 			return false
 		}
 		select {
 		case <-changed:
+		case <-again.C:
+			c.refresh()
 		case <-limit.C:
 			return false
 		case <-ctx.Done():
@@ -176,10 +257,11 @@ func (c *Connector) await(ctx context.Context, ok func(*routing.View) bool) bool
 	}
 }
 
-// allAsked reports whether the last question to every server was sent after t.
-func allAsked(servers []*server, snap lagprobe.Snapshot, t time.Time) bool {
-	for i, s := range servers {
-		if s.believed == routing.Unknown && snap.Servers[i].Asked.Before(t) {
+// askedSince reports whether the last question to every server was sent after
+// t. Connector.mu is held.
+func askedSince(servers []*server, t time.Time) bool {
+	for _, s := range servers {
+		if s.believed == routing.Unknown && s.status.Asked.Before(t) {
 			return false
 		}
 	}
@@ -194,13 +276,12 @@ func (c *Connector) routeError(ctx context.Context, op op, why routing.Reason) e
 	if c.closed.Load() {
 		return ErrClosed
 	}
-	c.mu.Lock()
-	snap := c.mu.snapshot
-	c.mu.Unlock()
 	e := &RouteError{Op: op.String(), Reason: why}
-	for i := range snap.Servers {
-		if err := snap.Servers[i].Err; err != nil {
-			e.Causes = append(e.Causes, err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.mu.servers {
+		if s.status.Err != nil {
+			e.Causes = append(e.Causes, s.status.Err)
 		}
 	}
 	return e
