@@ -52,6 +52,10 @@ func (p *physical) ResetSession(ctx context.Context) error {
 	if !p.expires.IsZero() && time.Until(p.expires) < 0 {
 		return driver.ErrBadConn
 	}
+	if p.socket != nil { // pgx may ping
+		p.socket.beginRead()
+		defer p.socket.endRead()
+	}
 	return p.Conn.ResetSession(ctx)
 }
 
@@ -100,7 +104,9 @@ func (pc *physicalConnector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	p := &physical{Conn: dc.(*stdlib.Conn), isNew: true}
-	p.socket = socketOf(p.Conn.Conn().PgConn().Conn())
+	if p.socket = socketOf(p.Conn.Conn().PgConn().Conn()); p.socket != nil {
+		p.socket.endRead()
+	}
 	if pc.lifetime > 0 {
 		life := pc.lifetime
 		if pc.jitter > 0 {

@@ -56,6 +56,7 @@ func (s *sockets) dial(ctx context.Context, dial func(context.Context) (net.Conn
 		return nil, err
 	}
 	k := &socket{Conn: nc, set: s}
+	k.beginRead() // no statement is sent before its user has called endRead
 	s.open[k] = struct{}{}
 	return k, nil
 }
@@ -76,7 +77,8 @@ func (s *sockets) cut() {
 	}
 }
 
-// cutReads closes the sockets that wait for the answer to a read.
+// cutReads closes the sockets that wait for the answer to a read, or that nobody
+// has sent a statement on yet, and gives up those that are being made.
 func (s *sockets) cutReads() {
 	s.mu.Lock()
 	var reading []*socket
@@ -84,6 +86,9 @@ func (s *sockets) cutReads() {
 		if k.state.CompareAndSwap(socketReading, socketCut) {
 			reading = append(reading, k)
 		}
+	}
+	for d := range s.dialing {
+		d.cancel()
 	}
 	s.mu.Unlock()
 	for _, k := range reading {

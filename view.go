@@ -89,6 +89,7 @@ func (c *Connector) learn(snap lagprobe.Snapshot) {
 		// write.
 		if s == primary {
 			s.sockets.cutReads()
+			s.dropIdle()
 		} else {
 			s.cut()
 		}
