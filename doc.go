@@ -89,7 +89,19 @@
 // a replica is known to hold the write, which takes the next question of the
 // probe, asked at once, such reads go to the primary. An application that
 // writes all the time, and whose reads need not see its writes, gets more out
-// of its replicas with consistency=eventual. (TestReadYourWrites)
+// of its replicas with consistency=eventual.
+//
+// A [Session], which a context carries, sees its writes through whatever
+// connections and under any consistency, and goes on in another process by its
+// token. Its reads never go back in time, nor do those of one sql.Conn: a replica
+// serves if it is the one that was read before, or is known to be as far. No
+// write costs a round trip for that: a replica holds it once it has replayed a
+// position of the primary that was asked for later. A read that only its own
+// session keeps from the replicas waits up to consistency_timeout for one, as
+// the probe is asked at once; then the primary serves it. A token of another
+// cluster or of a timeline that has ended makes the primary serve.
+// (TestReadYourWrites, TestContextSession, TestRefusedToken,
+// TestTokenOfLostTimeline)
 //
 // Staleness. Any other read is at most max_lag stale. Lag is measured with log
 // positions: the probe remembers when the primary was where, and asks which
@@ -102,9 +114,16 @@
 // Availability. A replica that is dead, frozen or starting costs no failed
 // read: what fails on it before its first row goes to another server, and a
 // replica that leaves a question of the probe unanswered for lag_check_timeout has
-// its connections cut, which moves the reads that wait for it. A promoted replica
-// takes the writes as soon as it says so, and a demoted primary gets none.
-// (TestReplicaDies, TestReplicaFreezes, TestPromotedReplicaTakesTheWrites,
+// its connections cut, which moves the reads that wait for it. On a primary that
+// does so only those connections are cut on which a read waits. The reads that the
+// primary takes over are bounded by replica_fallback_max_conns, and a replica
+// that comes back gets its share of reads slowly (slow_start). A promoted replica
+// takes the writes as soon as it says so; what needs a primary waits for it up to
+// failover_timeout, before anything is sent, as long as a replica answers. A
+// demoted primary gets nothing, and one that was replaced loses its connections:
+// what is on its way there fails, since it would be lost.
+// (TestReplicaDies, TestReplicaFreezes, TestReadsLeaveFrozenPrimary,
+// TestPromotedReplicaTakesTheWrites, TestWriterWaitsForPromotion,
 // TestDemotedPrimaryGetsNothing)
 //
 // Session state. SET, a temporary table, an advisory lock, PREPARE, LISTEN, a
