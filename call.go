@@ -65,7 +65,12 @@ func (k *call) do(ctx context.Context) (err error) {
 	case opPing:
 		err = l.dc.Ping(ctx)
 	}
-	return err
+	if err == nil && l.pg != nil && !k.isHarmless() {
+		// A server that was asked to cancel while it waits for a synchronous
+		// standby says that it has committed; the standby may not have it.
+		err = ctx.Err()
+	}
+	return asCancelled(ctx, err)
 }
 
 // asPrepared returns the error of a statement that was prepared on its way as

@@ -85,7 +85,7 @@ func (cn *Conn) query(ctx context.Context, k *call) (driver.Rows, error) {
 		}
 		return nil, err
 	}
-	return cn.wrapRows(k, cancel), nil
+	return cn.wrapRows(ctx, k, cancel), nil
 }
 
 // ExecContext runs a statement on the server that routing chooses.

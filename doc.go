@@ -134,8 +134,11 @@
 // What is left behind then is what plain pgx leaves; session_reset=discard
 // cleans it. A pool of one (SetMaxOpenConns(1)) finds it again. (TestSessionState)
 //
-// Cancellation. The end of a caller's context never counts against a server.
-// (TestCancellationIsTheCallers)
+// Cancellation. The end of a caller's context never counts against a server. The
+// server is asked to cancel, and the connection, with its session state, is kept
+// unless there is no answer for half a second. The error is the context's and, to
+// errors.As, the server's. (TestCancellationIsTheCallers,
+// TestCancelKeepsTheConnection, TestCancelMeetsNoNeighbour)
 //
 // Secrets. No error, String or log value holds a password, a DSN or an
 // argument, nor a literal of a statement. (TestErrorsShowNoSecret, FuzzErrors,
@@ -161,7 +164,8 @@
 // errors; TestConformance compares the two. What differs is meant to: a prepared
 // statement outlives DDL that changes its result; a call whose context has
 // ended before anything was sent returns the context's error, and leaves the
-// sql.Conn usable; a read whose connection breaks before its first row is not
+// sql.Conn usable; one whose context ends later keeps its connection, too; a
+// read whose connection breaks before its first row is not
 // an error while another server answers; connect_timeout is 5 seconds unless
 // the DSN says otherwise; and after DB.Close a sql.Conn that holds nothing is
 // closed too.

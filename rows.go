@@ -3,6 +3,7 @@ package pgherd
 import (
 	"context"
 	"database/sql/driver"
+	"io"
 
 	"github.com/jackc/pgx/v5/stdlib"
 
@@ -12,10 +13,21 @@ import (
 
 // pgxRows are rows of a query that pgx answered. It embeds the concrete type,
 // so that every optional interface of it is promoted, those of later Go
-// versions (driver.RowsColumnScanner) included. Nothing is added per row.
+// versions (driver.RowsColumnScanner) included. Nothing is added per row but a
+// look at its error.
 type pgxRows struct {
 	*stdlib.Rows
 	end rowsEnd
+}
+
+// Next reads a row. An error that the end of the statement's context has caused
+// says so.
+func (r *pgxRows) Next(dest []driver.Value) error {
+	err := r.Rows.Next(dest)
+	if err == nil || err == io.EOF || r.end.cn == nil {
+		return err
+	}
+	return asCancelled(r.end.ctx, err)
 }
 
 // Close closes the rows and gives their connection back.
@@ -45,6 +57,7 @@ type rowsEnd struct {
 	l      lease
 	sql    string
 	st     *routing.Statement
+	ctx    context.Context    // of the statement
 	stmt   driver.Stmt        // closed after the rows, if not nil
 	cancel context.CancelFunc // of query_timeout; nil for none
 }
@@ -54,7 +67,7 @@ func (e *rowsEnd) reached(err error) {
 	if cn == nil {
 		return
 	}
-	e.cn = nil
+	e.cn, e.ctx = nil, nil
 	if e.stmt != nil {
 		e.stmt.Close()
 	}
@@ -77,7 +90,7 @@ func (e *rowsEnd) reached(err error) {
 }
 
 // wrapRows makes the rows of k settle its lease when they are closed.
-func (cn *Conn) wrapRows(k *call, cancel context.CancelFunc) driver.Rows {
+func (cn *Conn) wrapRows(ctx context.Context, k *call, cancel context.CancelFunc) driver.Rows {
 	if cn.keeps() || cn.holds() {
 		cn.held = k.l
 	}
@@ -89,7 +102,7 @@ func (cn *Conn) wrapRows(k *call, cancel context.CancelFunc) driver.Rows {
 			r = new(pgxRows)
 		}
 		r.Rows = rows
-		r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, stmt: k.stmt, cancel: cancel}
+		r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, ctx: ctx, stmt: k.stmt, cancel: cancel}
 		return r
 	}
 	r := &cn.otherRows
@@ -97,6 +110,6 @@ func (cn *Conn) wrapRows(k *call, cancel context.CancelFunc) driver.Rows {
 		r = new(otherRows)
 	}
 	r.Rows.Rows = k.rows
-	r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, stmt: k.stmt, cancel: cancel}
+	r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, ctx: ctx, stmt: k.stmt, cancel: cancel}
 	return r
 }

@@ -86,6 +86,7 @@ func (s *server) open(cfg *Config) {
 	pooled.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		return s.sockets.dial(ctx, func(ctx context.Context) (net.Conn, error) { return dial(ctx, network, addr) })
 	}
+	pooled.BuildContextWatcherHandler = newCanceller
 	s.db = sql.OpenDB(&physicalConnector{
 		Connector: stdlib.GetConnector(*pooled),
 		lifetime:  cfg.PoolMaxConnLifetime,

@@ -4,6 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgherd/pgherd/routing"
 )
@@ -13,6 +16,7 @@ import (
 type tx struct {
 	cn    *Conn
 	inner driver.Tx
+	ctx   context.Context // of BeginTx
 }
 
 var beginStatement = routing.Statement{Class: routing.Txn, Reason: routing.ReasonTransactionControl}
@@ -33,18 +37,44 @@ func (cn *Conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 	}
 	cn.inTx = true
 	cn.settle(&k.l)
-	return &tx{cn: cn, inner: k.tx}, nil
+	return &tx{cn: cn, inner: k.tx, ctx: ctx}, nil
 }
 
 // Commit ends the transaction. An error other than the server's may leave it
 // unknown whether the transaction was committed; it is never tried again.
-func (t *tx) Commit() error { return t.end(t.inner.Commit()) }
+//
+// The end of BeginTx's context does not cancel a COMMIT that is under way: asked
+// for that, a server that waits for a synchronous standby calls it done. It has
+// cancelPatience to answer.
+func (t *tx) Commit() error {
+	p := t.cn.held.pg
+	if p == nil {
+		return t.end(t.inner.Commit())
+	}
+	tag, err := p.Conn.Conn().Exec(withPatience(t.ctx, cancelPatience), "commit")
+	if err == nil && tag.String() == "ROLLBACK" {
+		err = pgx.ErrTxCommitRollback
+	}
+	return t.end(err)
+}
 
-// Rollback ends the transaction.
+// Rollback ends the transaction. It has a time of its own to do so: what rolls
+// back is often the end of BeginTx's context, and that would cost the connection.
 func (t *tx) Rollback() error {
 	t.cn.pending = false
-	return t.end(t.inner.Rollback())
+	p := t.cn.held.pg
+	if p == nil {
+		return t.end(t.inner.Rollback())
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), rollbackTimeout)
+	defer cancel()
+	_, err := p.Conn.Conn().Exec(ctx, "rollback")
+	return t.end(err)
 }
+
+// rollbackTimeout is how long a server has to roll back before its connection is
+// closed, which makes it do the same.
+const rollbackTimeout = 5 * time.Second
 
 func (t *tx) end(err error) error {
 	cn := t.cn
