@@ -372,6 +372,14 @@ func TestMisrouteInTransaction(t *testing.T) {
 func TestRefusals(t *testing.T) {
 	for _, language := range []string{"C", "de_DE.utf8"} {
 		t.Run(language, func(t *testing.T) {
+			admin, err := sql.Open("pgx", sharedHerd(t).Primary().DSN())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer admin.Close()
+			if _, err := admin.Exec("set lc_messages = '" + language + "'"); err != nil {
+				t.Skipf("the machine has no such locale: %v", err)
+			}
 			db, c := healingDB(t, "consistency=eventual", "lc_messages="+language)
 			if _, err := db.Exec("select 1 / 0"); language != "C" && !strings.Contains(err.Error(), "durch Null") {
 				t.Skipf("the servers do not speak German: %v", err)

@@ -100,14 +100,14 @@ func (c *Connector) learn(snap lagprobe.Snapshot) {
 }
 
 // isSilent reports whether a server left the last question unanswered. An error
-// is an answer, too, such as having no connection left for the probe, unless it
-// says that there is no server.
+// is an answer, too, such as having no connection left for the probe, or that
+// somebody terminated the probe's.
 func isSilent(st *lagprobe.Status) bool {
 	if st.Failures == 0 {
 		return false
 	}
 	var answer *pgconn.PgError
-	return !errors.As(st.Err, &answer) || isShutdown(answer)
+	return !errors.As(st.Err, &answer) || answer.Code == "57P03" // cannot_connect_now: it starts or stops
 }
 
 // suspect takes a server out of the choice for reads, because a statement met
