@@ -130,6 +130,9 @@ func (e *cancelledError) Unwrap() []error { return []error{e.over, e.answer} }
 // see of err. A statement that was cancelled while its context lives was so by
 // somebody else, statement_timeout for one, which is an error like any other.
 func asCancelled(ctx context.Context, err error) error {
+	if err == nil {
+		return nil // before e, which is on the heap
+	}
 	var e *pgconn.PgError
 	if !errors.As(err, &e) || e.Code != "57014" { // query_canceled
 		return err
