@@ -65,7 +65,7 @@ func (k *call) do(ctx context.Context) (err error) {
 	case opPing:
 		err = l.dc.Ping(ctx)
 	}
-	if err == nil && l.pg != nil && !k.isHarmless() {
+	if err == nil && l.pg != nil && k.op == opExec && !k.isHarmless() {
 		// A server that was asked to cancel while it waits for a synchronous
 		// standby says that it has committed; the standby may not have it.
 		err = ctx.Err()
@@ -283,7 +283,8 @@ func (cn *Conn) place(ctx context.Context, k *call, t *trip) (*picture, routing.
 		case d.Server < 0 && len(p.servers) == 1 && p.Servers[0].Role == routing.Unknown && !p.Servers[0].Draining && t.lost == 0 && len(t.avoid) == 0:
 			d.Server = 0 // what keeps the only server from answering is best told by itself
 			return p, d, nil
-		case d.Server < 0 && !waits && d.Reason != routing.ReasonNoPrimary && d.Reason != routing.ReasonNoServer:
+		case d.Server < 0 && waits && p.Primary >= 0 && !p.lost,
+			d.Server < 0 && !waits && d.Reason != routing.ReasonNoPrimary && d.Reason != routing.ReasonNoServer:
 			return nil, d, c.routeError(ctx, k.op, d.Reason)
 		}
 
