@@ -154,12 +154,12 @@ func (s *server) keepWarm(ctx context.Context, n int) {
 	}
 }
 
-// observe takes the time of one answer into the moving average, which forgets
-// half of what it knew after about five answers. Concurrent updates may be
-// lost; the average stands that.
+// observe takes the time of one answer into the moving average. It rises to a
+// peak at once, and forgets half of that after about five answers: who begins to
+// stall is avoided soon. Concurrent updates may be lost; the average stands that.
 func (s *server) observe(d time.Duration) {
 	old := s.latency.Load()
-	if old == 0 {
+	if int64(d) > old {
 		s.latency.Store(int64(d))
 		return
 	}
