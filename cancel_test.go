@@ -3,6 +3,7 @@ package pgherd_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"sync"
 	"testing"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgherd/pgherd"
 	"github.com/pgherd/pgherd/pgherdtest"
 )
 
@@ -80,6 +82,84 @@ func TestCancelKeepsTheConnection(t *testing.T) {
 	}
 	if n := get[int](t, conn, "select count(*) from c"); n != 0 {
 		t.Errorf("%d rows of what was cancelled", n)
+	}
+}
+
+// A server may answer although it was asked to cancel. The caller has gone, and
+// the connection is fit for the next one.
+func TestCancelIsNotHeeded(t *testing.T) {
+	h := sharedHerd(t)
+	for _, mode := range []string{"cache_statement", "exec"} {
+		db := openDB(t, h.CreateDatabase(t).DSN(), "pool_max_conns=1", "default_query_exec_mode="+mode)
+		mustExec(t, db, "create table c (n int)")
+		mustExec(t, db, `create function stubborn() returns int language plpgsql as $$begin
+			perform pg_sleep(60); return 0;
+			exception when query_canceled then insert into c values (1); return 1;
+			end$$`)
+		stmt, err := db.Prepare("select stubborn()")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stmt.Close()
+		pid := get[int](t, db, "/* pgherd: primary */ select pg_backend_pid()")
+		for _, query := range []func(context.Context) *sql.Row{
+			func(ctx context.Context) *sql.Row { return db.QueryRowContext(ctx, "select stubborn()") },
+			func(ctx context.Context) *sql.Row { return stmt.QueryRowContext(ctx) },
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			// database/sql closes rows whose context has ended, unless they are read first.
+			if err := query(ctx).Scan(new(int)); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s: err = %v, want the deadline's or the row", mode, err)
+			}
+			cancel()
+			if got := get[int](t, db, "/* pgherd: primary */ select pg_backend_pid()"); got != pid {
+				t.Errorf("%s: backend %d, then %d", mode, pid, got)
+			}
+		}
+		if n := herdOf(t, db).Stats().Retries; n != 0 {
+			t.Errorf("%s: %d statements met a connection in use", mode, n)
+		}
+	}
+}
+
+// database/sql looks at the context before it calls Commit. One that ends between
+// the two has the transaction rolled back.
+func TestCommitAfterTheEnd(t *testing.T) {
+	h := sharedHerd(t)
+	db := openDB(t, h.CreateDatabase(t).DSN())
+	mustExec(t, db, "create table c (n int)")
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	mustExec(t, conn, "set application_name = 'sheep'")
+	pid := get[int](t, conn, "select pg_backend_pid()")
+	err = conn.Raw(func(dc any) error {
+		cn := dc.(*pgherd.Conn)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		tx, err := cn.BeginTx(ctx, driver.TxOptions{})
+		if err != nil {
+			return err
+		}
+		if _, err := cn.ExecContext(t.Context(), "insert into c values (1)", nil); err != nil {
+			return err
+		}
+		cancel()
+		if err := tx.Commit(); !errors.Is(err, context.Canceled) {
+			t.Errorf("Commit: %v, want Canceled", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := get[int](t, conn, "select count(*) from c"); n != 0 {
+		t.Error("the transaction goes on")
+	}
+	if got := get[int](t, conn, "select pg_backend_pid()"); got != pid {
+		t.Errorf("backend %d, then %d", pid, got)
 	}
 }
 

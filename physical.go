@@ -81,6 +81,19 @@ func (p *physical) confirm(ctx context.Context, lsn uint64) error {
 	return nil // a server that was promoted has no such position
 }
 
+// endTx ends the transaction, or else the connection: what follows must not run
+// in a transaction that its caller takes for ended.
+func (p *physical) endTx(ctx context.Context, sql string) (pgconn.CommandTag, error) {
+	c := p.Conn.Conn()
+	tag, err := c.Exec(ctx, sql)
+	if err != nil && c.PgConn().TxStatus() != 'I' {
+		over, cancel := context.WithCancel(withPatience(context.Background(), 0))
+		cancel()
+		c.Close(over)
+	}
+	return tag, err
+}
+
 // discardState makes the server forget the session.
 // https://www.postgresql.org/docs/current/sql-discard.html
 func (p *physical) discardState(ctx context.Context) error {

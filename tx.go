@@ -51,7 +51,11 @@ func (t *tx) Commit() error {
 	if p == nil {
 		return t.end(t.inner.Commit())
 	}
-	tag, err := p.Conn.Conn().Exec(withPatience(t.ctx, cancelPatience), "commit")
+	if err := t.ctx.Err(); err != nil {
+		t.Rollback() // as database/sql does where it sees the end first
+		return err
+	}
+	tag, err := p.endTx(withPatience(t.ctx, cancelPatience), "commit")
 	if err == nil && tag.String() == "ROLLBACK" {
 		err = pgx.ErrTxCommitRollback
 	}
@@ -68,7 +72,7 @@ func (t *tx) Rollback() error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), rollbackTimeout)
 	defer cancel()
-	_, err := p.Conn.Conn().Exec(ctx, "rollback")
+	_, err := p.endTx(ctx, "rollback")
 	return t.end(err)
 }
 
