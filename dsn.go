@@ -81,6 +81,13 @@ type Config struct {
 	// closed, beside what its context allows; 0 means no bound.
 	QueryTimeout time.Duration
 
+	// TCPUserTimeout is how long the other machine may leave unacknowledged what
+	// was sent, or unread if its buffers are full, before the connection is given
+	// up; 0 means what the system has, a quarter of an hour as a rule. The
+	// second also ends a COPY that waits so long for a lock. It counts in
+	// milliseconds, and has an effect on Linux only, and none on Unix sockets.
+	TCPUserTimeout time.Duration
+
 	// CatalogOff keeps the herd from reading the primary's catalogue. What a
 	// statement's text cannot tell is then unknown: a user's function may write,
 	// and a view does not.
@@ -190,6 +197,7 @@ func NewConfig() *Config {
 		PoolMaxConnIdleTime:     30 * time.Minute,
 		PoolHealthCheckPeriod:   time.Minute,
 		AcquireTimeout:          30 * time.Second,
+		TCPUserTimeout:          30 * time.Second,
 	}
 }
 

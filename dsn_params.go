@@ -56,6 +56,7 @@ var routerParams = []param{
 	duration("pool_health_check_period", 1, func(c *Config) *time.Duration { return &c.PoolHealthCheckPeriod }),
 	duration("acquire_timeout", 0, func(c *Config) *time.Duration { return &c.AcquireTimeout }),
 	duration("query_timeout", 0, func(c *Config) *time.Duration { return &c.QueryTimeout }),
+	milliseconds("tcp_user_timeout", func(c *Config) *time.Duration { return &c.TCPUserTimeout }),
 	either("catalog", "on", "off", func(c *Config) *bool { return &c.CatalogOff }),
 	functions("read_only_functions", func(c *Config) *[]string { return &c.ReadOnlyFunctions }),
 	enum("session_reset", func(c *Config) *SessionReset { return &c.SessionReset },
@@ -150,6 +151,34 @@ func duration(name string, least time.Duration, field func(*Config) *time.Durati
 		},
 		get: func(c *Config) string { return field(c).String() },
 	}
+}
+
+// milliseconds takes a parameter of libpq's, which has no unit.
+func milliseconds(name string, field func(*Config) *time.Duration) param {
+	return param{
+		name: name,
+		want: "want a whole number of milliseconds, without a unit",
+		set: func(c *Config, s string) bool {
+			n, ok := parseCount(s)
+			if ok {
+				*field(c) = time.Duration(n) * time.Millisecond
+			}
+			return ok
+		},
+		get: func(c *Config) string { return strconv.FormatInt(wholeMilliseconds(*field(c)), 10) },
+	}
+}
+
+// wholeMilliseconds rounds away from 0, which stands for something else.
+func wholeMilliseconds(d time.Duration) int64 {
+	n := d.Milliseconds()
+	switch rest := d % time.Millisecond; {
+	case rest > 0:
+		n++
+	case rest < 0:
+		n--
+	}
+	return n
 }
 
 func count(name string, field func(*Config) *int) param {
@@ -333,7 +362,6 @@ var refused = map[string]string{
 	"keepalives_idle":           notByPgx,
 	"keepalives_interval":       notByPgx,
 	"keepalives_count":          notByPgx,
-	"tcp_user_timeout":          notByPgx,
 	"fallback_application_name": notByPgx + "; use application_name",
 	"gssencmode":                notByPgx,
 	"gsslib":                    notByPgx,

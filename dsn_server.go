@@ -3,6 +3,7 @@ package pgherd
 import (
 	"errors"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -81,6 +82,11 @@ func (c *Config) serverConfigs() ([]*pgx.ConnConfig, error) {
 		}
 		if c.Password != "" {
 			pc.Password = string(c.Password)
+		}
+		if c.TCPUserTimeout > 0 {
+			// As pgx makes it, but for Control.
+			d := &net.Dialer{Timeout: pc.ConnectTimeout, Control: tcpUserTimeout(c.TCPUserTimeout)}
+			pc.DialFunc = d.DialContext
 		}
 		// Only ours: pgx adds those of PGOPTIONS, PGTZ, PGAPPNAME and of
 		// a service.

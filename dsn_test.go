@@ -134,7 +134,8 @@ var testDSNs = []struct {
 	{"postgres://u@h?target_session_attrs=standby&read_preference=standby", func(c *Config) { c.ReadPreference = routing.OnlyStandby }},
 	{"host=h user=u pool_max_conns=5 pool_min_conns=5 pool_max_conn_lifetime=2h pool_max_conn_lifetime_jitter=1m" +
 		" pool_max_conn_idle_time=0s pool_health_check_period=5s acquire_timeout=0 query_timeout=1m30s" +
-		" lag_check_interval=250ms lag_check_timeout=1.5s", func(c *Config) {
+		" lag_check_interval=250ms lag_check_timeout=1.5s tcp_user_timeout=2500", func(c *Config) {
+		c.TCPUserTimeout = 2500 * time.Millisecond
 		c.PoolMaxConns, c.PoolMinConns = 5, 5
 		c.PoolMaxConnLifetime, c.PoolMaxConnLifetimeJitter, c.PoolMaxConnIdleTime = 2*time.Hour, time.Minute, 0
 		c.PoolHealthCheckPeriod, c.AcquireTimeout, c.QueryTimeout = 5*time.Second, 0, 90*time.Second
@@ -283,6 +284,8 @@ var testBadDSNs = []struct {
 		`pgherd: parameter "query_timeout" in DSN: want a duration with a unit, such as "500ms" or "10s"`,
 		`pgherd: parameter "require_auth" in DSN: want a list of password, md5, gss, sspi, scram-sha-256, oauth, none, or of these with "!" before each`,
 		`pgherd: parameter "simulation_mode" in DSN: want off; to record or to replay, use package replay`}},
+	{"postgres://u@h?tcp_user_timeout=5s", []string{
+		`pgherd: parameter "tcp_user_timeout" in DSN: want a whole number of milliseconds, without a unit`}},
 	{"postgres://u@h?catalog=true&read_only_functions=total(int)", []string{
 		`pgherd: parameter "catalog" in DSN: want on or off`,
 		`pgherd: parameter "read_only_functions" in DSN: want a list of functions without arguments, such as "total,shop.price"`}},
@@ -387,6 +390,7 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.Hosts[0].Weight = -1 }, "host_weights"},
 		{func(c *Config) { c.MaxLag = -1 }, "max_lag"},
 		{func(c *Config) { c.MaxLagBytes = -1 }, "max_lag_bytes"},
+		{func(c *Config) { c.TCPUserTimeout = -1 }, "tcp_user_timeout"},
 		{func(c *Config) { c.ReadPreference, c.LoadBalanceHosts = 99, 99 }, "read_preference load_balance_hosts"},
 		{func(c *Config) { c.Consistency, c.SessionReset, c.ReplicaFallback = 9, 9, 9 }, "consistency replica_fallback session_reset"},
 		{func(c *Config) { c.LagCheckInterval, c.PoolHealthCheckPeriod = 0, 0 }, "lag_check_interval pool_health_check_period"},
