@@ -45,7 +45,7 @@ func (cn *Conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, 
 //
 // The end of BeginTx's context does not cancel a COMMIT that is under way: asked
 // for that, a server that waits for a synchronous standby calls it done. It has
-// cancelPatience to answer.
+// endTimeout to answer.
 func (t *tx) Commit() error {
 	p := t.cn.held.pg
 	if p == nil {
@@ -55,7 +55,7 @@ func (t *tx) Commit() error {
 		t.Rollback() // as database/sql does where it sees the end first
 		return err
 	}
-	tag, err := p.endTx(withPatience(t.ctx, cancelPatience), "commit")
+	tag, err := p.endTx(withPatience(t.ctx, endTimeout), "commit")
 	if err == nil && tag.String() == "ROLLBACK" {
 		err = pgx.ErrTxCommitRollback
 	}
@@ -70,15 +70,16 @@ func (t *tx) Rollback() error {
 	if p == nil {
 		return t.end(t.inner.Rollback())
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), rollbackTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), endTimeout)
 	defer cancel()
 	_, err := p.endTx(ctx, "rollback")
 	return t.end(err)
 }
 
-// rollbackTimeout is how long a server has to roll back before its connection is
-// closed, which makes it do the same.
-const rollbackTimeout = 5 * time.Second
+// endTimeout is how long a server has to end a transaction whose context has
+// ended, before its connection is closed. Then nobody knows of a COMMIT what became
+// of it; that is worth some patience.
+const endTimeout = 5 * time.Second
 
 func (t *tx) end(err error) error {
 	cn := t.cn
