@@ -129,7 +129,7 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 		err = cn.attempt(ctx, k, p, d)
 		if err == nil {
 			srv.count(d)
-			cn.noteRead(k, &t, srv, role)
+			cn.noteRead(k, srv, role, t.version)
 			if p.rehearsal != nil {
 				cn.rehearse(ctx, k, p, t)
 			}
@@ -378,7 +378,7 @@ func (cn *Conn) runHeld(ctx context.Context, k *call) error {
 		return callerError(ctx, err)
 	}
 	cn.note(k)
-	cn.noteHeldRead(k)
+	cn.noteRead(k, k.l.owner, cn.c.view.Load().role(k.l.owner), unordered)
 	return nil
 }
 

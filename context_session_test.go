@@ -121,6 +121,74 @@ func TestContextSession(t *testing.T) {
 	})
 }
 
+// What a transaction has read on the primary, no later read of its sql.Conn or
+// its session may lack.
+func TestReadsAfterTransactionDoNotGoBack(t *testing.T) {
+	h := sharedHerd(t)
+	d := h.CreateDatabase(t)
+	db := openDB(t, d.DSN(), "consistency=eventual")
+	admin, err := sql.Open("pgx", d.ServerDSN(h.Primary()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	mustExec(t, admin, "create table r (n int)")
+	if err := herdOf(t, db).ReadCatalog(t.Context(), "select count(*) from r"); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.WaitSync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "reads on replicas", func() bool { return onReplica(t, db) })
+	for i := 1; i <= 2; i++ {
+		if err := h.Replica(i).PauseReplay(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		defer h.Replica(i).ResumeReplay(context.Background())
+	}
+	mustExec(t, admin, "insert into r values (1)")
+
+	read := func(db interface {
+		QueryRowContext(context.Context, string, ...any) *sql.Row
+	}, ctx context.Context) (n int) {
+		t.Helper()
+		if err := db.QueryRowContext(ctx, "select count(*) from r").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if n := read(db, t.Context()); n != 0 {
+		t.Fatalf("a paused replica shows %d rows, so that nothing can be seen here", n)
+	}
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	session := pgherd.NewSession(t.Context())
+	for name, begin := range map[string]func() (*sql.Tx, error){
+		"sql.Conn": func() (*sql.Tx, error) { return conn.BeginTx(t.Context(), nil) },
+		"session":  func() (*sql.Tx, error) { return db.BeginTx(session, nil) },
+	} {
+		tx, err := begin()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := read(tx, t.Context()); n != 1 {
+			t.Errorf("%s: the transaction sees %d rows", name, n)
+		}
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := read(conn, t.Context()); n != 1 {
+		t.Errorf("after the transaction its sql.Conn sees %d rows", n)
+	}
+	if n := read(db, session); n != 1 {
+		t.Errorf("after the transaction its session sees %d rows", n)
+	}
+}
+
 // A token that nothing can be told of makes the primary serve.
 func TestRefusedToken(t *testing.T) {
 	h := sharedHerd(t)

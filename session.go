@@ -2,6 +2,7 @@ package pgherd
 
 import (
 	"context"
+	"math"
 	"sync"
 	"time"
 
@@ -186,11 +187,16 @@ func (h *past) noteWrite(at routing.Instant, p *picture) {
 	}
 }
 
-// noteRead notes a read that s has answered by the time at, and whose trip
-// began at version. A nil s stands for the primary.
+// unordered is no version of a past: nobody knows what was read since the server
+// of a read was chosen.
+const unordered = math.MaxUint64
+
+// noteRead notes a read that s has answered by the time at, and whose server was
+// chosen at version. A nil s stands for the primary.
 //
-// What s showed is no less than what reads before it had shown, and so stands
-// for them too. Not so with reads beside it.
+// What s showed is no less than what reads had shown before s was chosen, and so
+// stands for them too. Not so with reads since then: a transaction may be on a
+// replica that another one has overtaken.
 func (h *past) noteRead(s *server, at routing.Instant, version uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -247,37 +253,29 @@ func (cn *Conn) enter(ctx context.Context) {
 	}
 }
 
-// noteRead remembers what k, which a server in this role has answered, has
-// shown.
-func (cn *Conn) noteRead(k *call, t *trip, s *server, role routing.Role) {
+// noteRead remembers what k, which s has answered in this role, has shown. version
+// is that of the session when k's server was chosen, or unordered.
+func (cn *Conn) noteRead(k *call, s *server, role routing.Role, version uint64) {
 	if k.op == opPrepare || k.op == opPing || role != routing.Replica && k.st.Class != routing.Read {
 		return
 	}
-	// That a replica was read is enough to know for now: the checkout may well
-	// end with it, and the next trip has a time that is late enough.
-	cn.saw = sight{on: s}
-	if role != routing.Replica {
-		s = nil
-		cn.saw = sight{at: cn.c.now()}
-	}
-	if t.past != nil {
-		t.past.noteRead(s, cn.c.now(), t.version)
-	}
-}
-
-// noteHeldRead is noteRead for a statement on the connection that is held.
-func (cn *Conn) noteHeldRead(k *call) {
-	if cn.past == nil || k.st.Class != routing.Read {
-		return
-	}
-	s := k.l.owner
-	if cn.c.view.Load().role(s) != routing.Replica {
+	if role == routing.Replica {
+		// When it was read is not asked for: the checkout may well end with it,
+		// and the next trip has a time that is late enough.
+		cn.saw = sight{on: s}
+		if cn.past == nil {
+			return
+		}
+	} else {
 		s = nil
 	}
-	cn.past.mu.Lock()
-	version := cn.past.version
-	cn.past.mu.Unlock()
-	cn.past.noteRead(s, cn.c.now(), version)
+	now := cn.c.now()
+	if s == nil {
+		cn.saw = sight{at: now}
+	}
+	if cn.past != nil {
+		cn.past.noteRead(s, now, version)
+	}
 }
 
 // A resumption is what a token tells, and when it was told.

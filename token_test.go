@@ -37,3 +37,26 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// A read stands for those before its server was chosen, and for no others.
+func TestPastNotesReads(t *testing.T) {
+	a, b := &server{name: "a"}, &server{name: "b"}
+	for _, tt := range []struct {
+		name string
+		note func(h *past)
+		want *server
+	}{
+		{"one after the other", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(b, 2, 1) }, b},
+		{"beside another", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(b, 2, 0) }, nil},
+		{"beside one of the same server", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(a, 2, 0) }, a},
+		{"in a transaction, first", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(a, 2, unordered) }, a},
+		{"in a transaction that was overtaken", func(h *past) { h.noteRead(b, 1, 0); h.noteRead(a, 2, unordered) }, nil},
+		{"on the primary", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(nil, 2, 1) }, nil},
+	} {
+		var h past
+		tt.note(&h)
+		if h.saw.on != tt.want || h.saw.at != 2 {
+			t.Errorf("%s: it saw %+v", tt.name, h.saw)
+		}
+	}
+}
