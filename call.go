@@ -128,7 +128,7 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 		srv, role := p.servers[d.Server], p.Servers[d.Server].Role
 		err = cn.attempt(ctx, k, p, d)
 		if err == nil {
-			srv.count(d)
+			srv.count(d.Reason)
 			cn.noteRead(k, srv, role, t.version)
 			if p.rehearsal != nil {
 				cn.rehearse(ctx, k, p, t)
@@ -217,7 +217,6 @@ func (cn *Conn) trip(ctx context.Context, k *call) trip {
 	h := hintsOf(ctx)
 	t := trip{
 		Session: routing.Session{
-			Now:        cn.c.now(),
 			Wrote:      cn.wrote,
 			MaxLag:     h.maxLag,
 			Hint:       h.role,
@@ -233,7 +232,7 @@ func (cn *Conn) trip(ctx context.Context, k *call) trip {
 		}
 	}
 	if cn.saw.on != nil && cn.saw.at == 0 {
-		cn.saw.at = t.Now
+		cn.saw.at = cn.c.now()
 	}
 	t.seen[1] = cn.saw
 	if t.past != nil {
@@ -363,7 +362,7 @@ func (cn *Conn) runHeld(ctx context.Context, k *call) error {
 		return ErrLockOnReplica
 	}
 	why := cn.heldFor()
-	k.l.owner.count(routing.Decision{Reason: why})
+	k.l.owner.count(why)
 	if cn.c.cfg.ReadPreference == routing.Shadow {
 		cn.rehearseHeld(ctx, k, why)
 	}
@@ -429,7 +428,7 @@ func (cn *Conn) attempt(ctx context.Context, k *call, p *picture, d routing.Deci
 	if timed {
 		start = time.Now()
 	}
-	movable := role == routing.Primary && k.isHarmless() && !k.mayHaveEffect(role) && k.l.pg != nil && k.l.pg.socket != nil
+	movable := role == routing.Primary && k.isHarmless() && !k.mayHaveEffect(role) && k.l.pg != nil
 	if movable {
 		k.l.pg.socket.beginRead()
 	}

@@ -43,12 +43,7 @@ func count(t *testing.T, db *sql.DB, ctx context.Context, table string) int {
 // promises nothing of the kind, and so does another process that resumes it.
 func TestContextSession(t *testing.T) {
 	h := sharedHerd(t)
-	for i := 1; i <= 2; i++ {
-		if err := h.Replica(i).ApplyDelay(t.Context(), 50*time.Millisecond); err != nil {
-			t.Fatal(err)
-		}
-		defer h.Replica(i).ApplyDelay(context.Background(), 0)
-	}
+	delayReplicas(t, 50*time.Millisecond)
 	d := h.CreateDatabase(t)
 	here := openDB(t, d.DSN(), "consistency=eventual")
 	there := openDB(t, d.DSN(), "consistency=eventual")

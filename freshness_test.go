@@ -16,13 +16,7 @@ import (
 // whatever virtual connection comes.
 func TestReadYourWrites(t *testing.T) {
 	h := sharedHerd(t)
-	// Replicas that lag a little make a wrong choice visible at once.
-	for i := 1; i <= 2; i++ {
-		if err := h.Replica(i).ApplyDelay(t.Context(), 50*time.Millisecond); err != nil {
-			t.Fatal(err)
-		}
-		defer h.Replica(i).ApplyDelay(context.Background(), 0)
-	}
+	delayReplicas(t, 50*time.Millisecond)
 	d := h.CreateDatabase(t)
 
 	t.Run("handle", func(t *testing.T) {

@@ -88,6 +88,19 @@ func openDB(t testing.TB, dsn string, params ...string) *sql.DB {
 	return db
 }
 
+// delayReplicas makes the replicas of the shared herd lag a little until the end
+// of the test: a wrong choice is then visible at once.
+func delayReplicas(t *testing.T, d time.Duration) {
+	t.Helper()
+	h := sharedHerd(t)
+	for i := 1; i <= 2; i++ {
+		if err := h.Replica(i).ApplyDelay(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { h.Replica(i).ApplyDelay(context.Background(), 0) })
+	}
+}
+
 func herdOf(t testing.TB, db *sql.DB) *pgherd.Connector {
 	t.Helper()
 	c, err := pgherd.FromDB(context.Background(), db)

@@ -52,10 +52,8 @@ func (p *physical) ResetSession(ctx context.Context) error {
 	if !p.expires.IsZero() && time.Until(p.expires) < 0 {
 		return driver.ErrBadConn
 	}
-	if p.socket != nil { // pgx may ping
-		p.socket.beginRead()
-		defer p.socket.endRead()
-	}
+	p.socket.beginRead() // pgx may ping
+	defer p.socket.endRead()
 	return p.Conn.ResetSession(ctx)
 }
 
@@ -117,9 +115,8 @@ func (pc *physicalConnector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, err
 	}
 	p := &physical{Conn: dc.(*stdlib.Conn), isNew: true}
-	if p.socket = socketOf(p.Conn.Conn().PgConn().Conn()); p.socket != nil {
-		p.socket.endRead()
-	}
+	p.socket = socketOf(p.Conn.Conn().PgConn().Conn())
+	p.socket.endRead()
 	if pc.lifetime > 0 {
 		life := pc.lifetime
 		if pc.jitter > 0 {

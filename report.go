@@ -60,9 +60,9 @@ func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
 	p := c.view.Load()
 	cn := &Conn{c: c}
 	cn.enter(ctx)
-	t := cn.trip(ctx, &call{st: st})
-	t.look(p, t.Now)
-	d := cn.decide(st, &t, p)
+	k := &call{st: st}
+	t := cn.trip(ctx, k)
+	d := cn.plan(k, &t, p)
 	e := Explanation{
 		Class:       st.Class.String(),
 		Reason:      st.Reason.String(),

@@ -62,47 +62,45 @@ func (s *sockets) dial(ctx context.Context, dial func(context.Context) (net.Conn
 }
 
 // cut closes all sockets and gives up those that are being made.
-func (s *sockets) cut() {
-	s.mu.Lock()
-	var open []*socket
-	for k := range s.open {
-		open = append(open, k)
-	}
-	for d := range s.dialing {
-		d.cancel()
-	}
-	s.mu.Unlock()
-	for _, k := range open {
-		k.Close()
-	}
-}
+func (s *sockets) cut() { s.close(func(*socket) bool { return true }) }
 
 // cutReads closes the sockets that wait for the answer to a read, or that nobody
 // has sent a statement on yet, and gives up those that are being made.
 func (s *sockets) cutReads() {
+	s.close(func(k *socket) bool { return k.state.CompareAndSwap(socketReading, socketCut) })
+}
+
+// close closes the sockets for which cut is true and gives up those that are
+// being made.
+func (s *sockets) close(cut func(*socket) bool) {
+	var closing []*socket
 	s.mu.Lock()
-	var reading []*socket
 	for k := range s.open {
-		if k.state.CompareAndSwap(socketReading, socketCut) {
-			reading = append(reading, k)
+		if cut(k) {
+			closing = append(closing, k)
 		}
 	}
 	for d := range s.dialing {
 		d.cancel()
 	}
 	s.mu.Unlock()
-	for _, k := range reading {
+	for _, k := range closing {
 		k.Close()
 	}
 }
 
-// beginRead lets the socket be closed by cutReads from now on.
-func (k *socket) beginRead() { k.state.Store(socketReading) }
+// beginRead lets the socket be closed by cutReads from now on. A nil socket is
+// one that nobody else can close.
+func (k *socket) beginRead() {
+	if k != nil {
+		k.state.Store(socketReading)
+	}
+}
 
 // endRead is the end of beginRead. What uses the socket then finds it closed,
 // if it was cut, before it sends anything.
 func (k *socket) endRead() {
-	if !k.state.CompareAndSwap(socketReading, socketFree) {
+	if k != nil && !k.state.CompareAndSwap(socketReading, socketFree) {
 		k.Close()
 	}
 }

@@ -59,21 +59,22 @@ func (c *Connector) add(s *server) error {
 	if c.closed.Load() {
 		return ErrClosed
 	}
-	servers := c.view.Load().servers
-	if slices.ContainsFunc(servers, func(t *server) bool { return t.name == s.name }) {
+	if c.server(s.name) != nil {
 		return fmt.Errorf("the herd has a server %q already", s.name)
 	}
 	if c.begun.Load() {
 		s.open(c.cfg)
 		s.returned.Store(int64(c.now()))
 	}
-	c.setServers(append(slices.Clip(servers), s))
+	c.setServers(append(slices.Clip(c.view.Load().servers), s))
 	if !c.begun.Load() || s.asked == nil {
 		return nil
 	}
 	target := lagprobe.Target{Name: s.name, DB: s.asked}
 	if p := c.prober.Load(); p != nil {
-		p.Add(target)
+		if err := p.Add(target); err != nil {
+			return err
+		}
 	} else {
 		c.prober.Store(c.startProbe([]lagprobe.Target{target}))
 	}

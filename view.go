@@ -160,7 +160,7 @@ func (c *Connector) republishLocked() {
 	for i, s := range p.servers {
 		rs := &p.Servers[i]
 		p.answered[i] = c.instant(s.status.Answered)
-		*rs = routing.Server{Name: s.name, Zone: s.zone, Weight: s.share(now, c.cfg.SlowStart), Limit: int64(s.limit), Draining: s.draining.Load()}
+		*rs = routing.Server{Name: s.name, Zone: s.zone, Limit: int64(s.limit), Draining: s.draining.Load()}
 		switch {
 		case s.believed != routing.Unknown:
 			rs.Role, rs.Up, rs.Fresh = s.believed, true, math.MaxInt64
@@ -170,12 +170,13 @@ func (c *Connector) republishLocked() {
 		case s == c.mu.primary:
 			p.Primary = i
 			p.Asked = p.answered[i]
-			c.describe(rs, s)
+			c.describe(rs, s, now)
 			rs.Role = routing.Primary
 			p.lost = !rs.Up && (isSilent(&s.status) || s.status.Err == nil)
 		default:
-			c.describe(rs, s)
+			c.describe(rs, s, now)
 		}
+		rs.Weight = s.share(now, c.cfg.SlowStart)
 	}
 	if p.Preference == routing.Shadow {
 		p.rehearsal = stage(&p.View, c.onlyPrimary())
@@ -186,13 +187,12 @@ func (c *Connector) republishLocked() {
 	c.mu.changed = make(chan struct{})
 }
 
-// describe fills in what the probe found out about s.
-func (c *Connector) describe(rs *routing.Server, s *server) {
+// describe fills in what the probe found out about s, and notes its return.
+func (c *Connector) describe(rs *routing.Server, s *server, now routing.Instant) {
 	st := &s.status
 	rs.Up = !st.Asked.IsZero() && st.Err == nil && int64(c.instant(st.Asked)) > s.failed.Load()
 	if rs.Up && !s.up && s.wasUp {
-		s.returned.Store(int64(c.now()))
-		rs.Weight = s.share(c.now(), c.cfg.SlowStart)
+		s.returned.Store(int64(now))
 	}
 	s.up, s.wasUp = rs.Up, s.wasUp || rs.Up
 	rs.Fresh, rs.LSN, rs.LagBytes = c.instant(st.Fresh), st.Replayed, st.LagBytes
