@@ -82,6 +82,40 @@ func TestContextSession(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a position keeps replicas out that have not reached it", func(t *testing.T) {
+		for i := 1; i <= 2; i++ {
+			if err := h.Replica(i).PauseReplay(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			defer h.Replica(i).ResumeReplay(context.Background())
+		}
+		ctx := pgherd.NewSession(t.Context())
+		session := pgherd.SessionFromContext(ctx)
+		if _, err := here.ExecContext(ctx, "insert into s values (0)"); err != nil {
+			t.Fatal(err)
+		}
+		want := count(t, here, pgherd.WithPrimary(t.Context()), "s")
+		first := session.Token()
+		eventually(t, "the token has the position", func() bool { return session.Token() != first })
+		resume := func() context.Context {
+			ctx, err := pgherd.ResumeSession(t.Context(), session.Token())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ctx
+		}
+		for range 10 {
+			if n := count(t, there, resume(), "s"); n != want {
+				t.Fatalf("the resumed session sees %d rows of %d", n, want)
+			}
+		}
+		for i := 1; i <= 2; i++ {
+			if err := h.Replica(i).ResumeReplay(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "a replica has reached it", func() bool { return serverOf(t, h, there, resume()) != "primary" })
+	})
 	t.Run("reads never go back", func(t *testing.T) {
 		if err := h.Replica(1).PauseReplay(t.Context()); err != nil {
 			t.Fatal(err)

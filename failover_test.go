@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgherd/pgherd/pgherdtest"
+	"github.com/pgherd/pgherd/routing"
 )
 
 // reader reads all the time and counts what it gets.
@@ -220,6 +221,39 @@ func TestPromotedReplicaTakesTheWrites(t *testing.T) {
 			t.Fatalf("write %d ran on %s", i, s)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// What is still open on a primary when another server is promoted would be lost
+// if it were committed there.
+func TestReplacedPrimaryCommitsNothing(t *testing.T) {
+	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
+	db := openDB(t, h.DSN())
+	mustExec(t, db, "create table t (n int)")
+	if err := h.WaitSync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback()
+	mustExec(t, tx, "insert into t values (1)")
+	if err := h.Replica(1).Promote(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c := herdOf(t, db)
+	eventually(t, "the promotion is noticed", func() bool { return c.Health().Servers[1].Role == routing.Primary })
+	// The picture is there a moment before the connections are cut.
+	eventually(t, "nothing of the old primary is in use", func() bool {
+		_, err := tx.ExecContext(t.Context(), "insert into t values (2)")
+		return err != nil
+	})
+	if err := tx.Commit(); err == nil {
+		t.Error("a transaction on the replaced primary was committed")
+	}
+	if n := get[int](t, db, "select count(*) from t"); n != 0 {
+		t.Errorf("%d rows of it", n)
 	}
 }
 

@@ -3,6 +3,10 @@ package pgherd
 import (
 	"slices"
 	"testing"
+
+	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/pgherd/pgherd/pgherdtest"
 )
 
 func TestToken(t *testing.T) {
@@ -58,5 +62,34 @@ func TestPastNotesReads(t *testing.T) {
 		if h.saw.on != tt.want || h.saw.at != 2 {
 			t.Errorf("%s: it saw %+v", tt.name, h.saw)
 		}
+	}
+}
+
+// A new connection to a standby that has lost some of what it had is not used.
+func TestConfirm(t *testing.T) {
+	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
+	lsn, err := h.Replica(1).LSN(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		server *pgherdtest.Server
+		lsn    uint64
+		want   error
+	}{
+		{h.Replica(1), 0, nil},
+		{h.Replica(1), lsn, nil},
+		{h.Replica(1), lsn + 1<<30, errBehind},
+		{h.Primary(), lsn + 1<<30, nil}, // has been promoted, for all that we know
+	} {
+		dc, err := stdlib.GetDefaultDriver().Open(tt.server.DSN())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &physical{Conn: dc.(*stdlib.Conn)}
+		if err := p.confirm(t.Context(), tt.lsn); err != tt.want {
+			t.Errorf("%s, position %X: %v, want %v", tt.server.Name(), tt.lsn, err, tt.want)
+		}
+		p.Close()
 	}
 }
