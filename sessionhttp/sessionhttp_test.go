@@ -1,7 +1,10 @@
 package sessionhttp_test
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/http/cookiejar"
@@ -9,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	_ "github.com/pgherd/pgherd"
+	"github.com/pgherd/pgherd"
 	"github.com/pgherd/pgherd/pgherdtest"
 	"github.com/pgherd/pgherd/sessionhttp"
 )
@@ -79,15 +82,36 @@ func TestVisitorSeesOwnWrites(t *testing.T) {
 	}
 }
 
+// Only a cookie that was signed with the key is one.
 func TestForgedCookie(t *testing.T) {
-	h := sessionhttp.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}), key)
-	for _, value := range []string{"", ".", "x", "AQ.AQ", "AQ."} {
+	var token string
+	h := sessionhttp.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token = pgherd.SessionFromContext(r.Context()).Token()
+	}), key)
+	// A version; a cluster, a timeline, a position, what was done, no server.
+	genuine := base64.RawURLEncoding.EncodeToString([]byte{1, 5, 2, 3, 1, 0})
+	sign := func(token string, key []byte) string {
+		m := hmac.New(sha256.New, key)
+		m.Write([]byte(token))
+		return token + "." + base64.RawURLEncoding.EncodeToString(m.Sum(nil))
+	}
+	for value, want := range map[string]string{
+		sign(genuine, key):                        genuine,
+		sign(genuine, []byte("fedcba9876543210")): "",
+		genuine:               "",
+		genuine + ".":         "",
+		sign("no token", key): "",
+		"":                    "",
+		".":                   "",
+		"x":                   "",
+	} {
+		token = "not served"
 		r := httptest.NewRequest("GET", "/", nil)
 		r.AddCookie(&http.Cookie{Name: sessionhttp.Cookie, Value: value})
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, r)
-		if w.Code != 200 {
-			t.Errorf("cookie %q: status %d", value, w.Code)
+		if w.Code != 200 || token != want {
+			t.Errorf("cookie %q: status %d, token %q, want %q", value, w.Code, token, want)
 		}
 	}
 }
