@@ -1,6 +1,7 @@
 package lagprobe
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
@@ -67,6 +68,10 @@ type fakeState struct {
 	lsn      uint64
 	timeline uint32
 	systemID uint64
+
+	backend  int64
+	snapshot int64  // zero: changes with lsn
+	flushed  uint64 // zero: lsn
 
 	down   bool          // connections are refused and broken
 	frozen bool          // nothing answers any more
@@ -164,7 +169,8 @@ func (c *fakeConn) QueryContext(ctx context.Context, query string, _ []driver.Na
 	if s.lsn != 0 {
 		lsn = int64(s.lsn)
 	}
-	row := []driver.Value{s.standby, lsn, int64(s.timeline)}
+	row := []driver.Value{s.standby, lsn, int64(s.timeline), s.backend,
+		cmp.Or(s.snapshot, int64(s.lsn)), int64(cmp.Or(s.flushed, s.lsn)), int64(200)}
 	switch query {
 	case roleQuestion:
 		row = row[:1]

@@ -20,12 +20,14 @@ type herd struct {
 	removed uint32 // highest timeline that was told by a member which is no longer here
 	primary int    // index into servers; -1 where none is known
 
-	// log is that of source, the server elected last, on its timeline. It
+	// The log is that of source, the server elected last, on its timeline. It
 	// outlives the loss of the primary, and ends when another server, timeline
 	// or cluster is elected.
-	log      history
 	source   int // -1 before the first election, and if the server was removed
 	timeline uint32
+	commits  history // of the end of what was committed
+	shown    history // of the end of what was committed, or may be shown by a standby
+	end      mark    // of all that there is, as the last answer had it; zero if unknown
 }
 
 func newHerd() *herd { return &herd{primary: -1, source: -1} }
@@ -77,7 +79,7 @@ func (h *herd) learn(i int, s Sample) {
 			h.moved = h.moved || s.SystemID != h.cluster
 		}
 		if s.LSN < st.LSN || s.SystemID != st.SystemID {
-			st.Fresh = time.Time{} // it restarted, or was rebuilt: what it held is not what it holds
+			st.Fresh, st.Shows = time.Time{}, time.Time{} // it restarted, or was rebuilt: what it held is not what it holds
 		}
 		st.Sample, st.Answered, st.Failures = s, s.Asked, 0
 		st.LagBytes = -1
@@ -130,43 +132,58 @@ func (h *herd) elect() {
 	if h.primary != h.source || p.Timeline != h.timeline {
 		h.begin(h.primary, p.Timeline)
 	}
-	if p.LSN != 0 && (len(h.log.marks) == 0 || p.Answered.After(h.log.marks[len(h.log.marks)-1].at)) {
-		h.log.add(p.Answered, p.LSN)
+	if p.LSN != 0 && p.Answered.After(h.end.at) {
+		h.commits.add(p.Answered, p.Committed)
+		h.shown.add(p.Answered, max(p.Committed, p.Flushed))
+		h.end = mark{p.Answered, p.LSN}
 	}
 }
 
 // begin begins the log of another primary or timeline.
 func (h *herd) begin(source int, timeline uint32) {
-	h.source, h.timeline, h.log = source, timeline, history{}
+	h.source, h.timeline = source, timeline
+	h.commits, h.shown, h.end = history{}, history{}, mark{}
 	for i := range h.servers {
-		h.servers[i].Fresh, h.servers[i].LagBytes = time.Time{}, -1
+		h.servers[i].unmeasured()
 	}
 }
 
-// measure compares a server with the log. Fresh only grows with time, also
-// where the mark that proved it has been thinned out.
+// unmeasured forgets how the server compares with the log.
+func (s *Status) unmeasured() {
+	s.Fresh, s.Shows, s.LagBytes = time.Time{}, time.Time{}, -1
+}
+
+// measure compares a server with the log. Fresh and Shows only grow with time,
+// also where the mark that proved it has been thinned out.
 func (h *herd) measure(s *Status) {
-	if !h.comparable(s) {
-		s.Fresh, s.LagBytes = time.Time{}, -1
+	// What was committed on a timeline whose primary has never answered cannot be
+	// known, and may be much.
+	if !h.comparable(s) || h.timeline < h.newest {
+		s.unmeasured()
 		return
 	}
-	if at := h.log.fresh(s.LSN); at.After(s.Fresh) {
-		s.Fresh = at
-	}
+	s.Shows = later(s.Shows, h.shown.fresh(s.LSN))
+	s.Fresh = later(later(s.Fresh, h.commits.fresh(s.LSN)), s.Shows)
 	if s.LagBytes < 0 {
-		s.LagBytes = max(0, int64(h.log.end())-int64(s.LSN))
+		s.LagBytes = max(0, int64(h.shown.end())-int64(s.LSN))
 	}
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // comparable reports whether the position of a server is one in the log.
 func (h *herd) comparable(s *Status) bool {
-	if !s.Standby || s.LSN == 0 || !member(s, h.cluster) || s.Timeline != h.timeline || len(h.log.marks) == 0 {
+	if !s.Standby || s.LSN == 0 || !member(s, h.cluster) || s.Timeline != h.timeline || h.end.lsn == 0 {
 		return false
 	}
 	// A standby is never ahead of its primary. One that is follows another one,
 	// on a timeline that it does not tell us.
-	last := h.log.marks[len(h.log.marks)-1]
-	return s.LSN <= last.lsn || !s.Answered.Add(s.Took).Before(last.at)
+	return s.LSN <= h.end.lsn || !s.Answered.Add(s.Took).Before(h.end.at)
 }
 
 // snapshot returns what is known, with the verdicts on servers that answer and
@@ -181,7 +198,7 @@ func (h *herd) snapshot() Snapshot {
 		switch {
 		case s.Answered.IsZero() || !h.complete():
 		case i == h.primary:
-			s.Fresh, s.LagBytes, s.Replayed = s.Answered, 0, s.LSN
+			s.Fresh, s.Shows, s.LagBytes, s.Replayed = s.Answered, s.Answered, 0, s.Committed
 		case s.Err != nil:
 		case !member(s, h.cluster):
 			s.Err = fmt.Errorf("lagprobe: ask %s: %w: system identifier %d, want %d", s.Name, ErrForeignCluster, s.SystemID, h.cluster)

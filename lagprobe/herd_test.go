@@ -109,6 +109,9 @@ func TestCluster(t *testing.T) {
 func say(h *herd, at time.Time, text string, lsn ...uint64) Snapshot {
 	for i, s := range herdOf(text) {
 		s.Asked, s.LSN = at, lsn[i]
+		if !s.Standby {
+			s.Committed, s.Flushed = s.LSN, s.LSN
+		}
 		h.learn(i, s.Sample)
 	}
 	return h.snapshot()
@@ -166,6 +169,21 @@ func TestFailover(t *testing.T) {
 	check(say(h, at(7), "s1 p2 s2", 500, 400, 260), 1, -1, 7, 4)
 }
 
+// That a timeline has begun is known from a standby that follows it. How far its
+// primary has come, which has not answered, is not, so that who has all of the old
+// timeline may be as late as anybody.
+func TestTimelineWithoutItsPrimary(t *testing.T) {
+	h := newHerdOf(3)
+	t0 := time.Now()
+	if s := say(h, t0, "p1 s1 s1", 100, 100, 100); !s.Servers[1].Fresh.Equal(t0) {
+		t.Fatalf("%+v", s)
+	}
+	s := say(h, t0.Add(time.Second), "p1! s1 s2", 0, 100, 300)
+	if st := s.Servers[1]; s.Primary != -1 || !st.Fresh.IsZero() || !st.Shows.IsZero() || st.Replayed != 100 {
+		t.Errorf("primary %d, %+v", s.Primary, st)
+	}
+}
+
 // What one primary had written says nothing of what another one has, even if
 // they are on timelines of the same number.
 func TestTwoPrimariesOfOneTimeline(t *testing.T) {
@@ -213,6 +231,27 @@ func TestAheadOfThePrimary(t *testing.T) {
 	}
 }
 
+// A standby may well be ahead of the primary's last commit: it gets all that is
+// flushed.
+func TestAheadOfTheLastCommit(t *testing.T) {
+	h := newHerdOf(2)
+	t0 := time.Now()
+	primary := Sample{Asked: t0, LSN: 200, Committed: 100, Flushed: 150, Timeline: 1, SystemID: 7}
+	h.learn(0, primary)
+	h.learn(1, Sample{Asked: t0, LSN: 150, Timeline: 1, SystemID: 7, Standby: true})
+	primary.Asked = t0.Add(time.Second)
+	h.learn(0, primary)
+	st := h.snapshot().Servers[1]
+	if !st.Fresh.Equal(primary.Asked) || !st.Shows.Equal(primary.Asked) || st.LagBytes != 0 || st.Replayed != 150 {
+		t.Errorf("it has all that is committed, and all that is flushed: %+v", st)
+	}
+	primary.Asked, primary.Flushed = t0.Add(2*time.Second), 190
+	h.learn(0, primary)
+	if st := h.snapshot().Servers[1]; !st.Fresh.Equal(primary.Asked) || !st.Shows.Equal(t0.Add(time.Second)) {
+		t.Errorf("it has all that is committed, but not all that another one may show: %+v", st)
+	}
+}
+
 // Until all were asked there is no primary: the first to answer may be foreign.
 func TestForeignFirst(t *testing.T) {
 	h := newHerdOf(3)
@@ -222,7 +261,7 @@ func TestForeignFirst(t *testing.T) {
 	if s := h.snapshot(); s.Primary != -1 || s.Servers[1].Err != nil {
 		t.Fatalf("%+v", s)
 	}
-	h.learn(0, Sample{Asked: now, LSN: mb, Timeline: 1, SystemID: 7})
+	h.learn(0, Sample{Asked: now, LSN: mb, Committed: mb, Timeline: 1, SystemID: 7})
 	h.learn(2, Sample{Asked: now, LSN: mb, Timeline: 1, SystemID: 7, Standby: true})
 	s := h.snapshot()
 	if err := s.Servers[1].Err; s.Primary != 0 || !errors.Is(err, ErrForeignCluster) ||

@@ -10,8 +10,8 @@ import (
 // marks are about 5 % of their age apart, over a day at one mark a second.
 const historySize = 256
 
-// A mark says that whatever was committed by the time at has its end at or
-// before lsn.
+// A mark says that whatever counts of the log, and was there by the time at, has
+// its end at or before lsn.
 type mark struct {
 	at  time.Time
 	lsn uint64
@@ -25,8 +25,8 @@ type history struct {
 
 // add adds a mark that is later than all others. It replaces those that say
 // less: those of the same LSN, where the primary is idle, and those of a higher
-// one, where a crash has cost it the end of its log, which no standby can have
-// seen.
+// one, where what they had included has turned out to be no commits, or a crash
+// has cost the primary the end of its log, which no standby can have seen.
 func (h *history) add(at time.Time, lsn uint64) {
 	n := len(h.marks)
 	for n > 0 && h.marks[n-1].lsn >= lsn {
@@ -54,8 +54,8 @@ func (h *history) thin() {
 	h.marks = slices.Delete(h.marks, at, at+1)
 }
 
-// fresh returns the latest time by which all that was committed is at or before
-// lsn; zero if unknown.
+// fresh returns the latest time by which all that counts is at or before lsn;
+// zero if unknown.
 func (h *history) fresh(lsn uint64) time.Time {
 	n := sort.Search(len(h.marks), func(i int) bool { return h.marks[i].lsn > lsn })
 	if n == 0 {
@@ -64,7 +64,7 @@ func (h *history) fresh(lsn uint64) time.Time {
 	return h.marks[n-1].at
 }
 
-// end returns the latest known end of the log; zero if unknown.
+// end returns the latest known end of what counts; zero if unknown.
 func (h *history) end() uint64 {
 	if len(h.marks) == 0 {
 		return 0

@@ -32,12 +32,21 @@
 //
 // The end of the log is where the next record would be inserted, not where the
 // log was written or flushed to: under synchronous_commit=off a commit is
-// acknowledged before it is written.
+// acknowledged before it is written. But while no transaction ends, the log of
+// the primary may grow all the same, by records that belong to no commit yet,
+// and those may lie in its memory for long. So the question also asks which
+// transactions have ended; as long as the answer is the same, the end of the log
+// is where it was when that was first answered.
 //
-// What it costs: records that belong to no commit yet may stay in the primary's
-// memory. Until somebody commits, or the background writer logs a snapshot, which it
-// does every 15 seconds, the standbys of a primary that is otherwise idle look
-// staler than they are.
+// What it costs: such records that were already there at that first answer
+// count for some seconds more. After five seconds and three times
+// wal_writer_delay what is flushed counts instead, as PostgreSQL promises that
+// unwritten commits are flushed by then. (So a WAL writer that hangs in its disk
+// for longer, on a primary where nothing else ends meanwhile, makes a standby
+// that lacks an unwritten commit look fresh.) If that cuts a record in two, which
+// may happen where it is longer than a page of the log, the standbys look
+// staler than they are until somebody commits or the background writer logs a
+// snapshot, which it does every 15 seconds.
 //
 // # Timelines
 //
@@ -52,7 +61,9 @@
 // those, after a promotion, the standbys are of unknown freshness until the
 // first restartpoint on the new timeline, by default some minutes later. That
 // errs to the safe side: a standby that still follows the old primary looks the
-// same until then.
+// same until then. Nor is the timeline told when nothing is received, the primary
+// being gone. What a standby told before counts then, as it does not go back to an
+// older one while it runs.
 //
 // What cannot be known: two servers promoted independently to a timeline of the
 // same number look alike; PostgreSQL itself tells them apart only by their
@@ -124,9 +135,20 @@ type Sample struct {
 	// means unknown: nothing replayed yet, or a server that does not tell
 	// (Aurora).
 	LSN uint64
+	// Committed is, on a primary, a position at or before which everything
+	// ends that was committed there when the question was sent: LSN, less what
+	// is known to belong to no commit. Flushed is how far its log was flushed
+	// by then or later; no standby had got more. Zero on a standby.
+	Committed, Flushed uint64
 	// Timeline is the primary's timeline, or one that the standby is known to
 	// have reached. Zero means unknown.
 	Timeline uint32
+
+	// Since is when this server was first heard over the connection, and from
+	// the server process, that answered. As long as it is the same, the server
+	// has not crashed, was not restarted, and is not another one of the same
+	// name: what it has replayed it still has. When it changes, that may be so.
+	Since time.Time
 
 	SystemID uint64 // database system identifier; zero if unknown
 	Version  int    // server_version_num; zero if unknown
@@ -144,14 +166,21 @@ type Status struct {
 	// replayed everything that the primary had committed by then; zero if
 	// unknown. For the primary it is Answered.
 	Fresh time.Time
-	// LagBytes is the log that the primary was known to have and this server
-	// had not replayed when it last answered; -1 if unknown.
+	// Shows is the latest time of which it is known that this server had
+	// replayed everything that any standby had replayed by then, and all that
+	// Fresh says. A standby may show a commit sooner than the primary: there,
+	// the transaction may still wait for synchronous standbys. Shows is never
+	// later than Fresh.
+	Shows time.Time
+	// LagBytes is the log that the primary was known to have, flushed or
+	// committed, and this server had not replayed when it last answered; -1 if
+	// unknown.
 	LagBytes int64
 
-	// Replayed is LSN where that is a position in the log that
-	// [Snapshot.SystemID] and [Snapshot.Timeline] name: on a standby, whatever
-	// was committed there at or before it is to be seen. Zero means that the
-	// server's position cannot be compared, or is unknown.
+	// Replayed is a position in the log that [Snapshot.SystemID] and
+	// [Snapshot.Timeline] name: LSN on a standby, where whatever was committed
+	// at or before it is to be seen; Committed on the primary. Zero means that
+	// the server's position cannot be compared, or is unknown.
 	Replayed uint64
 }
 
@@ -278,8 +307,8 @@ func (p *Prober) call(f func(*loop)) bool {
 // soon as it has answered. So what was committed before the call is known to be
 // on each standby that has replayed it by then. Refresh does not wait, and
 // costs next to nothing: calls are merged into one round, and no server is
-// asked within 10 ms of its last answer, nor within a quarter of the interval
-// of its last failure.
+// asked within 10 ms of its last answer, or half a millisecond for each server
+// where that is more, nor within a quarter of the interval of its last failure.
 func (p *Prober) Refresh() {
 	select {
 	case p.refresh <- struct{}{}:

@@ -3,6 +3,7 @@ package lagprobe
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -256,26 +257,76 @@ func TestRefresh(t *testing.T) {
 }
 
 func TestRefreshIsBounded(t *testing.T) {
+	for _, test := range []struct{ servers, asked int }{{2, 100}, {200, 10}} {
+		synctest.Test(t, func(t *testing.T) {
+			fakes := make([]*fake, test.servers)
+			for i := range fakes {
+				fakes[i] = static(fmt.Sprint("pg", i), fakeState{lsn: mb, timeline: 1, systemID: 7, standby: i > 0})
+			}
+			b := start(t, Options{}, fakes...)
+			b.after(time.Minute)
+			before := make([]int, len(fakes))
+			for i, f := range fakes {
+				asked, _, _ := f.seen()
+				before[i] = len(asked)
+			}
+			for range 1000 {
+				for range 10 {
+					b.Refresh()
+				}
+				b.after(time.Millisecond)
+			}
+			for i, f := range fakes {
+				asked, _, _ := f.seen()
+				if n := len(asked) - before[i]; n < test.asked*9/10 || n > test.asked+1 {
+					t.Errorf("%s of %d was asked %d times in a second, want %d", f.name, test.servers, n, test.asked)
+				}
+			}
+		})
+	}
+}
+
+// A round of a large herd is a few snapshots, and the last one has all of it. A
+// promotion is published as soon as it is told.
+func TestLargeHerdIsPublishedTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		primary, standby := pair()
-		b := start(t, Options{}, primary, standby)
-		b.after(time.Minute)
-		before := [2]int{}
-		for i, f := range []*fake{primary, standby} {
-			asked, _, _ := f.seen()
-			before[i] = len(asked)
+		fakes := make([]*fake, 200)
+		for i := range fakes {
+			fakes[i] = static(fmt.Sprint("pg", i), fakeState{
+				lsn: mb, timeline: 1, systemID: 7, standby: i > 0,
+				delay: time.Millisecond + time.Duration(i)*20*time.Microsecond,
+			})
 		}
-		for range 1000 {
-			for range 10 {
-				b.Refresh()
-			}
-			b.after(time.Millisecond)
+		b := start(t, Options{}, fakes...)
+		if err := b.Wait(t.Context()); err != nil {
+			t.Fatal(err)
 		}
-		for i, f := range []*fake{primary, standby} {
-			asked, _, _ := f.seen()
-			if n := len(asked) - before[i]; n < 90 || n > 101 {
-				t.Errorf("%s was asked %d times in a second, want 100", f.name, n)
+		b.after(500 * time.Millisecond)
+		before, asked := b.snapshots.Load(), time.Now()
+		b.Refresh()
+		snap := b.after(20 * time.Millisecond)
+		if n := b.snapshots.Load() - before; n > 6 {
+			t.Errorf("%d snapshots of a round of five milliseconds, want at most 6", n)
+		}
+		for _, s := range snap.Servers {
+			if s.Asked.Before(asked) || s.Fresh.Before(asked) {
+				t.Fatalf("%s was asked, and the last snapshot does not tell: %+v", s.Name, s)
 			}
+		}
+
+		late := time.Duration(-1)
+		check := func(s Snapshot) {
+			if p := s.Servers[100]; s.Primary == 100 && late < 0 {
+				late = time.Since(p.Asked.Add(p.Took))
+			}
+		}
+		b.check.Store(&check)
+		b.Refresh()
+		fakes[100].change(func(s *fakeState) { s.standby, s.timeline = false, 2 })
+		b.after(200 * time.Millisecond)
+		b.Close()
+		if late != 0 {
+			t.Errorf("the promotion was published %v after it was told", late)
 		}
 	})
 }
@@ -326,6 +377,43 @@ func TestRefreshWithoutPrimary(t *testing.T) {
 			t.Errorf("asked %d times in a second", again-dials)
 		}
 	})
+}
+
+// Whatever has become of the primary, a call of Refresh has the standbys asked
+// within a quarter of the interval, if they answer at all.
+func TestRefreshReachesStandbys(t *testing.T) {
+	for name, happens := range map[string]func(b *bench, primary *fake){
+		"nothing":  func(*bench, *fake) {},
+		"frozen":   func(_ *bench, primary *fake) { primary.change(func(s *fakeState) { s.frozen = true }) },
+		"down":     func(_ *bench, primary *fake) { primary.change(func(s *fakeState) { s.down = true }) },
+		"restarts": func(_ *bench, primary *fake) { primary.breakConns() },
+		"demoted":  func(_ *bench, primary *fake) { primary.change(func(s *fakeState) { s.standby = true }) },
+		"removed":  func(b *bench, _ *fake) { b.Remove("pg1") },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			const took = 4 * time.Millisecond
+			primary, standby := pair()
+			another := static("pg3", standby.is)
+			for _, f := range []*fake{primary, standby, another} {
+				f.change(func(s *fakeState) { s.delay = took })
+			}
+			b := start(t, Options{}, primary, standby, another)
+			b.after(time.Minute)
+			happens(b, primary)
+			for i := range 1000 { // at any point of a round, and at first before the probe has noticed
+				begun := time.Now()
+				b.Refresh()
+				// A question that is under way has to end first.
+				b.after(b.interval/4 + took + spacing)
+				for _, f := range []*fake{standby, another} {
+					if asked, _, _ := f.seen(); asked[len(asked)-1].Before(begun) {
+						t.Fatalf("%s: call %d of Refresh: %s was last asked %v before it", name, i, f.name, begun.Sub(asked[len(asked)-1]))
+					}
+				}
+				b.after(time.Duration(i) * 7 * time.Millisecond % b.interval)
+			}
+		})
+	}
 }
 
 func TestWait(t *testing.T) {

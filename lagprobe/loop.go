@@ -8,8 +8,17 @@ import (
 	"time"
 )
 
-// spacing is how long a server is left alone after an answer.
-const spacing = 10 * time.Millisecond
+// spacing is how long a server is left alone after an answer, and spacingEach
+// that for each server of a herd where it is more, so that however much is
+// written and read there, the questions it is worth are some thousands a second.
+const (
+	spacing     = 10 * time.Millisecond
+	spacingEach = 500 * time.Microsecond
+)
+
+func (l *loop) spacing() time.Duration {
+	return max(spacing, min(time.Duration(len(l.servers))*spacingEach, l.interval/4))
+}
 
 // A loop decides when which server is asked. It owns all state, in one
 // goroutine; only the questions themselves run beside it.
@@ -20,6 +29,23 @@ type loop struct {
 	answers   chan answer
 	refreshed time.Time // when the last call of Refresh was heeded
 	rush      bool      // the standbys are due as soon as the lead has answered
+	reported  time.Time // when what is known was published
+	pending   bool      // something was learned since, and is to be published
+}
+
+// A snapshot costs as much as there are servers. One for each answer would cost
+// the square of that in each round, and while statements wait for what servers
+// say the next round begins when this one ends. So a large herd publishes how
+// fresh its servers are no sooner than a pause after the last time; who they are
+// never waits.
+const (
+	fewServers  = 20
+	reportPause = 10 * time.Microsecond // for each server beyond fewServers
+)
+
+// reportAt returns when what is known may be published again.
+func (l *loop) reportAt() time.Time {
+	return l.reported.Add(time.Duration(max(0, len(l.servers)-fewServers)) * reportPause)
 }
 
 // A server is a target as the loop sees it.
@@ -50,11 +76,17 @@ func (l *loop) run() {
 		lead := l.lead(now)
 		l.send(now, lead)
 		wake, refresh := l.next(now, lead)
+		if l.pending {
+			wake = earlier(wake, l.reportAt())
+		}
 		timer.Reset(wake.Sub(now))
 		select {
 		case <-l.ctx.Done():
 			return
 		case <-timer.C:
+			if l.pending && !time.Now().Before(l.reportAt()) {
+				l.report()
+			}
 		case <-refresh:
 			l.hasten(time.Now(), lead)
 		case a := <-l.answers:
@@ -166,7 +198,7 @@ func (l *loop) next(now time.Time, lead int) (wake time.Time, refresh <-chan str
 			wake = earlier(wake, s.due)
 		}
 	}
-	if at := l.refreshed.Add(spacing); now.Before(at) {
+	if at := l.refreshed.Add(l.spacing()); now.Before(at) {
 		wake, refresh = earlier(wake, at), nil
 	}
 	if lead >= 0 && l.servers[lead].busy {
@@ -192,7 +224,7 @@ func (l *loop) hasten(now time.Time, lead int) {
 // for a while after its last answer, and longer after a failure, however often
 // it is pulled.
 func (l *loop) pull(s *server, at time.Time) {
-	rest := s.done.Add(spacing)
+	rest := s.done.Add(l.spacing())
 	if s.failures > 0 {
 		rest = s.done.Add(l.interval / 4)
 	}
@@ -205,9 +237,9 @@ func (l *loop) pull(s *server, at time.Time) {
 // learn takes an answer, and all others that are there, and publishes what is
 // known then.
 func (l *loop) learn(a answer, lead int) {
-	was, led := l.primary(), false
+	was, newest, led, news := l.primary(), l.herd.newest, false, false
 	for more := true; more; {
-		l.settle(a)
+		news = l.settle(a) || news
 		led = led || lead >= 0 && a.server == l.servers[lead]
 		select {
 		case a = <-l.answers:
@@ -218,11 +250,16 @@ func (l *loop) learn(a answer, lead int) {
 	if led || l.primary() != was {
 		l.follow(time.Now())
 	}
-	l.report()
+	if news || l.primary() != was || l.herd.newest != newest || !time.Now().Before(l.reportAt()) {
+		l.report()
+	} else {
+		l.pending = true
+	}
 }
 
 // report publishes what is known.
 func (l *loop) report() {
+	l.reported, l.pending = time.Now(), false
 	l.publish(l.herd.snapshot())
 	if l.herd.unasked > 0 {
 		return
@@ -234,13 +271,15 @@ func (l *loop) report() {
 	}
 }
 
-// settle takes one answer, unless its server was removed meanwhile.
-func (l *loop) settle(a answer) {
+// settle takes one answer, unless its server was removed meanwhile. It reports
+// whether that tells more than how fresh the server is.
+func (l *loop) settle(a answer) (news bool) {
 	s := a.server
 	i := slices.Index(l.servers, s)
 	if i < 0 {
-		return
+		return false
 	}
+	was := l.herd.servers[i]
 	s.busy, s.done = false, time.Now()
 	s.failures++
 	switch {
@@ -251,7 +290,12 @@ func (l *loop) settle(a answer) {
 	default:
 		s.due = s.done.Add(l.jittered())
 	}
+	if rest := s.done.Add(l.spacing()); s.due.Before(rest) {
+		s.due = rest // it was pulled while it was asked
+	}
 	l.herd.learn(i, a.Sample)
+	return (a.Err == nil) != (was.Err == nil) ||
+		a.Standby != was.Standby || a.Timeline != was.Timeline || a.SystemID != was.SystemID || a.Since != was.Since
 }
 
 // follow makes the others due behind the lead, which has answered, failed, or

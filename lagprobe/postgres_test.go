@@ -20,8 +20,9 @@ const interval = 100 * time.Millisecond
 
 // A view is the latest snapshot of a prober over a real herd.
 type view struct {
-	t    *testing.T
-	last atomic.Pointer[lagprobe.Snapshot]
+	t      *testing.T
+	prober *lagprobe.Prober
+	last   atomic.Pointer[lagprobe.Snapshot]
 }
 
 // probe starts a prober that connects as a user.
@@ -32,10 +33,10 @@ func probe(t *testing.T, herd *pgherdtest.Herd, user string) *view {
 	for _, s := range herd.Servers() {
 		targets = append(targets, lagprobe.Target{Name: s.Name(), DB: open(t, as(s, user))})
 	}
-	p := lagprobe.Start(targets, lagprobe.Options{Interval: interval, Timeout: 500 * time.Millisecond},
+	v.prober = lagprobe.Start(targets, lagprobe.Options{Interval: interval, Timeout: 500 * time.Millisecond},
 		func(s lagprobe.Snapshot) { v.last.Store(&s) })
-	t.Cleanup(p.Close)
-	if err := p.Wait(t.Context()); err != nil {
+	t.Cleanup(v.prober.Close)
+	if err := v.prober.Wait(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return v
@@ -166,15 +167,138 @@ func TestPostgres(t *testing.T) {
 		}
 	})
 
+	// unflushed returns how far the primary's log was flushed, if there is more.
+	unflushed := func() (flushed string, more bool) {
+		t.Helper()
+		do(db.QueryRowContext(t.Context(), `SELECT pg_current_wal_flush_lsn()::text, pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()`).Scan(&flushed, &more))
+		return flushed, more
+	}
+
+	// What an open transaction has written makes no standby lag, though nobody
+	// has flushed it: neither what it writes while no other transaction ends,
+	// nor what was there when the last one ended.
+	for name, late := range map[string]bool{"open transaction": false, "open transaction beside commits": true} {
+		t.Run(name, func(t *testing.T) {
+			v.t = t
+			tx, err := db.BeginTx(t.Context(), nil)
+			do(err)
+			defer tx.Rollback()
+			for tries := range 10 {
+				v.eventually("fresh", fresh(1, time.Now()))
+				if late {
+					exec(`INSERT INTO t SELECT 1`)
+				}
+				_, err = tx.ExecContext(t.Context(), `INSERT INTO t SELECT 2`)
+				do(err)
+				before, more := unflushed()
+				v.eventually("fresh", fresh(1, time.Now()))
+				v.eventually("fresh", fresh(2, time.Now()))
+				if after, _ := unflushed(); more && after == before {
+					return
+				}
+				t.Logf("try %d: the background writer has flushed it", tries)
+			}
+			t.Error("standbys are never fresh before the log is flushed")
+		})
+	}
+
+	// Whatever ends with a commit holds back a standby that lacks it.
+	t.Run("commits of all kinds", func(t *testing.T) {
+		v.t = t
+		exec(`BEGIN; INSERT INTO t SELECT 1; PREPARE TRANSACTION 'prepared'`)
+		for _, query := range []string{
+			`INSERT INTO t SELECT 1`,
+			`BEGIN; SAVEPOINT a; INSERT INTO t SELECT 1; RELEASE a; SAVEPOINT b; INSERT INTO t SELECT 1; ROLLBACK TO b; COMMIT`,
+			`COMMIT PREPARED 'prepared'`,
+			`DO $$ BEGIN INSERT INTO t SELECT 1; COMMIT; END $$`,
+			`CREATE TABLE late ()`,
+			`TRUNCATE t`,
+			`CREATE INDEX CONCURRENTLY i ON t (a)`,
+			`VACUUM FULL t`,
+			`SELECT lo_create(0)`,
+			`GRANT SELECT ON t TO plain`,
+		} {
+			v.eventually("fresh", fresh(1, time.Now()))
+			do(one.PauseReplay(t.Context()))
+			exec(query)
+			v.stays(query, stuck(1, time.Now()))
+			do(one.ResumeReplay(t.Context()))
+		}
+	})
+
+	// A commit that waits for a synchronous standby is shown by the others, and
+	// not yet by the primary.
+	t.Run("shown before it is committed", func(t *testing.T) {
+		v.t = t
+		exec(`CREATE TABLE shown ()`)
+		v.eventually("fresh", fresh(2, time.Now()))
+		do(two.PauseReplay(t.Context()))
+		exec(`ALTER SYSTEM SET synchronous_standby_names = nobody`)
+		exec(`SELECT pg_reload_conf()`)
+		defer func() { // whatever comes of it: the tests below need both
+			exec(`ALTER SYSTEM RESET synchronous_standby_names`)
+			exec(`SELECT pg_reload_conf()`)
+			do(two.ResumeReplay(context.Background()))
+		}()
+		var waiting bool
+		var waits atomic.Bool // waiting, for the goroutine
+		committed := make(chan error, 1)
+		go func() {
+			var err error
+			for err == nil && !waits.Load() { // the server may take long to hear of it
+				_, err = db.ExecContext(t.Context(), `INSERT INTO shown SELECT`)
+			}
+			committed <- err
+		}()
+		for end := time.Now().Add(time.Minute); !waiting; time.Sleep(interval / 10) {
+			do(db.QueryRowContext(t.Context(), `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep')`).Scan(&waiting))
+			if time.Now().After(end) {
+				waits.Store(true)
+				t.Fatal("no commit waits for a synchronous standby")
+			}
+		}
+		waits.Store(true)
+		count := func(db *sql.DB) (n int) {
+			t.Helper()
+			do(db.QueryRowContext(t.Context(), `SELECT count(*) FROM shown`).Scan(&n))
+			return n
+		}
+		first, n := open(t, one.DSN()), count(db)
+		for end := time.Now().Add(time.Minute); count(first) == n; time.Sleep(interval / 10) {
+			if time.Now().After(end) {
+				t.Fatal("no standby shows what the primary does not show yet")
+			}
+		}
+		shown := time.Now()
+		if n == 0 { // or else the second one lacks what was committed
+			v.eventually("it has all that is committed", func(s lagprobe.Snapshot) bool { return s.Servers[2].Fresh.After(shown) })
+		}
+		v.stays("it may show less than was shown", func(s lagprobe.Snapshot) bool { return s.Servers[2].Shows.Before(shown) })
+		v.eventually("the first one shows all", func(s lagprobe.Snapshot) bool { return s.Servers[1].Shows.After(shown) })
+		exec(`ALTER SYSTEM RESET synchronous_standby_names`)
+		exec(`SELECT pg_reload_conf()`)
+		do(<-committed)
+		do(two.ResumeReplay(t.Context()))
+		v.eventually("fresh", fresh(2, time.Now()))
+	})
+
 	t.Run("page boundaries", func(t *testing.T) {
 		v.t = t
+		position := func() (at string) {
+			t.Helper()
+			do(db.QueryRowContext(t.Context(), `SELECT pg_current_wal_insert_lsn()`).Scan(&at))
+			return at
+		}
 		for _, offset := range []int{24, 40} {
-			fill(t, db, offset)
 			// A lag would last until the primary writes something of its own
-			// accord, which it does some seconds later.
-			time.Sleep(6 * interval)
-			if s := *v.last.Load(); s.Servers[1].LagBytes != 0 || time.Since(s.Servers[1].Fresh) > 3*interval {
-				t.Errorf("not fresh with the next record at %d in its page:\n%s", offset, text(s))
+			// accord, which it does some seconds later. Then nothing was shown.
+			for shown := false; !shown; {
+				fill(t, db, offset)
+				filled, at := time.Now(), position()
+				v.eventually(fmt.Sprintf("fresh with the next record at %d in its page", offset), func(s lagprobe.Snapshot) bool {
+					return s.Servers[1].LagBytes == 0 && s.Servers[1].Fresh.After(filled)
+				})
+				shown = position() == at
 			}
 		}
 	})
@@ -298,6 +422,41 @@ func TestTimelineOfRunningStandby(t *testing.T) {
 		t.Fatal(err)
 	}
 	plain.eventually("fresh after a restartpoint", fresh(2, time.Now()))
+}
+
+// TestTimelineOutlivesItsPrimary: a standby tells the timeline that it receives
+// only while it receives it. It is on that timeline all the same when its primary
+// is gone, and as fresh as it was.
+func TestTimelineOutlivesItsPrimary(t *testing.T) {
+	herd := pgherdtest.Start(t, pgherdtest.Replicas(2))
+	one, two := herd.Replica(1), herd.Replica(2)
+	do := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	v := probe(t, herd, "postgres")
+	do(herd.Primary().Stop())
+	do(one.Promote(t.Context()))
+	do(two.Follow(t.Context(), one))
+	v.eventually("fresh on timeline 2", fresh(2, time.Now()))
+	do(one.Stop())
+	v.eventually("the primary is gone", func(s lagprobe.Snapshot) bool { return s.Servers[1].Err != nil })
+	receives := func() (n int) {
+		do(open(t, two.DSN()).QueryRow(`SELECT count(received_tli) FROM pg_stat_wal_receiver`).Scan(&n))
+		return n
+	}
+	for end := time.Now().Add(time.Minute); receives() > 0; time.Sleep(interval / 10) {
+		if time.Now().After(end) {
+			t.Fatal("the standby still receives, from nobody")
+		}
+	}
+	asked := time.Now()
+	v.eventually("asked since", func(s lagprobe.Snapshot) bool { return s.Servers[2].Answered.After(asked) })
+	if s := v.last.Load().Servers[2]; s.Timeline != 2 || s.Fresh.IsZero() || s.LagBytes != 0 {
+		t.Errorf("%+v", s)
+	}
 }
 
 // fill writes log until the next record would start at an offset in its page:

@@ -4,7 +4,6 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -14,8 +13,9 @@ import (
 var simSeed = flag.Uint64("sim.seed", 0, "run only the simulation with this seed")
 
 // TestSimulation lets herds live through crashes, freezes, cut streams,
-// promotions and rebuilt servers, and holds each snapshot to what the
-// simulation knows to be true.
+// promotions, rebuilt servers and members that come and go, with transactions
+// that commit, stay open, or are flushed late, and holds each snapshot to what
+// the simulation knows to be true.
 func TestSimulation(t *testing.T) {
 	herds := []struct {
 		number, servers int
@@ -44,7 +44,7 @@ func TestSimulation(t *testing.T) {
 		}
 	}
 	t.Logf("%+v", total)
-	if *simSeed == 0 && (total.Proven < 10_000 || total.Promoted < 500 || total.Stale < 1000 || total.Lost < 1000) {
+	if *simSeed == 0 && (total.Proven < 10_000 || total.Promoted < 500 || total.Stale < 1000 || total.Lost < 1000 || total.Members < 1000 || total.Open < 1000) {
 		t.Errorf("the simulation shows too little: %+v", total)
 	}
 }
@@ -56,6 +56,8 @@ type simTotals struct {
 	Promoted int
 	Stale    int // verdicts
 	Lost     int // positions that went backwards
+	Members  int // that came or went
+	Open     int // claims of freshness for less than all that was inserted
 }
 
 func (a *simTotals) add(b simTotals) {
@@ -64,6 +66,8 @@ func (a *simTotals) add(b simTotals) {
 	a.Promoted += b.Promoted
 	a.Stale += b.Stale
 	a.Lost += b.Lost
+	a.Members += b.Members
+	a.Open += b.Open
 }
 
 // A world is a herd and all that is true of it.
@@ -74,19 +78,29 @@ type world struct {
 	mu     sync.Mutex // guards all below, and the nodes
 	rng    *rand.Rand
 	nodes  []*node
+	byName map[string]*node
 	lines  []*line // by timeline; lines[0] is unused
 	totals simTotals
 
 	bench     *bench
 	elected   uint32 // highest timeline that was elected
 	following uint32 // timeline that claims of freshness are about
+	lives     map[life]int
 }
 
-// A line is the truth about a timeline: where its log ended when.
+// A life is what a Since stands for.
+type life struct {
+	*node
+	since time.Time
+}
+
+// A line is the truth about a timeline: where its last commit ended when, and
+// what standbys had replayed.
 type line struct {
 	parent uint32
 	fork   uint64
 	marks  []mark
+	shown  []mark
 }
 
 // A node is a server.
@@ -101,6 +115,14 @@ type node struct {
 	delay         time.Duration
 	answers       []truth // the latest ones
 	privilege     bool
+
+	xid        int64     // transactions that have ended
+	flushedXID int64     // those of which the log is flushed
+	async      time.Time // since when a commit is not flushed; zero if all are
+	life       int       // counts restarts
+
+	fake   *fake
+	member bool
 }
 
 // A truth is what was true when a node answered.
@@ -108,24 +130,29 @@ type truth struct {
 	asked          time.Time
 	timeline, told uint32
 	lsn            uint64
+	life           int
 }
 
 func newWorld(t *testing.T, seed uint64, servers int) *world {
 	w := &world{
 		t: t, seed: seed,
-		rng:   rand.New(rand.NewPCG(seed, 0)),
-		lines: []*line{nil, {marks: []mark{{time.Now(), mb}}}},
+		rng:    rand.New(rand.NewPCG(seed, 0)),
+		lines:  []*line{nil, {marks: []mark{{time.Now(), mb}}}},
+		byName: make(map[string]*node),
+		lives:  make(map[life]int),
 	}
 	privilege := w.chance(0.5)
 	var fakes []*fake
 	for i := range servers {
-		n := &node{timeline: 1, control: 1, lsn: mb, inserted: mb, privilege: privilege}
+		n := &node{timeline: 1, control: 1, lsn: mb, inserted: mb, privilege: privilege, member: true}
 		if n.standby = i > 0; n.standby {
 			n.upstream = w.nodes[0]
 		}
+		n.fake = &fake{name: fmt.Sprint("pg", i+1), state: func() fakeState { return w.state(n) },
+			answer: func(asked time.Time) fakeState { return w.answer(n, asked) }}
 		w.nodes = append(w.nodes, n)
-		fakes = append(fakes, &fake{name: fmt.Sprint("pg", i+1), state: func() fakeState { return w.state(n) },
-			answer: func(asked time.Time) fakeState { return w.answer(n, asked) }})
+		w.byName[n.fake.name] = n
+		fakes = append(fakes, n.fake)
 	}
 	w.bench = start(t, Options{}, fakes...)
 	w.bench.check.Store(&[]func(Snapshot){w.check}[0])
@@ -144,6 +171,7 @@ func (w *world) state(n *node) fakeState {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := fakeState{standby: n.standby, systemID: 7, lsn: n.inserted, timeline: n.timeline,
+		backend: int64(n.life), snapshot: n.xid + 1, flushed: n.lsn,
 		down: n.down, frozen: n.frozen, delay: n.delay}
 	if n.standby {
 		s.lsn, s.timeline = n.lsn, n.control
@@ -159,7 +187,7 @@ func (w *world) answer(n *node, asked time.Time) fakeState {
 	s := w.state(n)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n.answers = append(n.answers, truth{asked, n.timeline, s.timeline, s.lsn})
+	n.answers = append(n.answers, truth{asked, n.timeline, s.timeline, s.lsn, n.life})
 	if len(n.answers) > 8 {
 		n.answers = n.answers[1:]
 	}
@@ -177,9 +205,40 @@ func (w *world) live(d time.Duration) {
 			w.happen(w.pick())
 		}
 		w.flow()
+		refresh, change := w.chance(0.2), w.chance(0.1)
+		n := w.pick()
 		w.mu.Unlock()
+		if refresh {
+			w.bench.Refresh()
+		}
+		if change {
+			w.change(n)
+		}
 		time.Sleep(nap)
 	}
+}
+
+// change makes a node a member, or no member any more. Some always remain, as an
+// emptied herd knows nothing. It is called without the lock, which snapshots take.
+func (w *world) change(n *node) {
+	members := 0
+	for _, o := range w.nodes {
+		if o.member {
+			members++
+		}
+	}
+	switch {
+	case !n.member:
+		if err := w.bench.Add(n.fake.target(w.t)); err != nil {
+			w.t.Error(err)
+		}
+	case members > 2:
+		w.bench.Remove(n.fake.name)
+	default:
+		return
+	}
+	n.member = !n.member
+	w.totals.Members++
 }
 
 // happen makes something happen to a node.
@@ -218,10 +277,12 @@ func (w *world) crash(n *node) {
 		n.lsn -= w.upto(n.lsn - max(mb, w.lines[n.timeline].fork))
 	}
 	n.inserted = n.lsn
+	n.life++
 	if n.inserted < was {
 		w.totals.Lost++
 	}
 	if !n.standby {
+		n.xid, n.async = n.flushedXID, time.Time{} // the next ones get the same IDs
 		marks := w.lines[n.timeline].marks
 		for i := range marks {
 			marks[i].lsn = min(marks[i].lsn, n.lsn)
@@ -236,7 +297,8 @@ func (w *world) promote(n *node) {
 	n.timeline = uint32(len(w.lines) - 1)
 	n.lsn += 48 // the end-of-recovery record
 	n.inserted = n.lsn
-	w.mark(n)
+	w.commit(n)
+	n.flush()
 }
 
 // follow makes n a standby of up: by a restart if its log is one with up's,
@@ -247,6 +309,7 @@ func (w *world) follow(n, up *node) {
 		n.lsn = up.lsn - w.upto(up.lsn-max(mb, w.lines[up.timeline].fork))
 		n.timeline = up.timeline
 		n.control = up.timeline
+		n.life++
 		if n.lsn < was {
 			w.totals.Lost++
 		}
@@ -276,22 +339,39 @@ func (w *world) fork(of, tl uint32) uint64 {
 	return w.lines[of].fork
 }
 
-func (w *world) mark(n *node) {
+// commit ends a transaction, whose log is inserted.
+func (w *world) commit(n *node) {
 	l := w.lines[n.timeline]
 	l.marks = append(l.marks, mark{time.Now(), n.inserted})
+	n.xid++
+	if n.async.IsZero() {
+		n.async = time.Now()
+	}
 }
+
+// flush flushes all that is inserted.
+func (n *node) flush() { n.lsn, n.flushedXID, n.async = n.inserted, n.xid, time.Time{} }
 
 // flow writes on the primaries, and lets the standbys replay.
 func (w *world) flow() {
-	busy := w.chance(0.7)
 	for _, n := range w.nodes {
-		if n.standby || !n.runs() || !busy {
+		if n.standby || !n.runs() {
 			continue
 		}
-		n.inserted += w.upto(100_000)
-		w.mark(n)
-		if w.chance(0.8) {
-			n.lsn = n.inserted
+		switch x := w.rng.IntN(10); {
+		case x < 3: // idle
+		case x < 6: // open transactions
+			n.inserted += w.upto(100_000)
+		default:
+			n.inserted += w.upto(100_000)
+			w.commit(n)
+			if w.chance(0.6) {
+				n.flush()
+			}
+		}
+		// The WAL writer flushes commits in time, and all else when it likes to.
+		if !n.async.IsZero() && time.Since(n.async) > 300*time.Millisecond || w.chance(0.1) {
+			n.flush()
 		}
 	}
 	for _, n := range w.nodes {
@@ -309,32 +389,46 @@ func (w *world) flow() {
 		if n.lsn > before && n.lsn > w.lines[up.timeline].fork {
 			n.timeline = up.timeline
 		}
+		l := w.lines[n.timeline]
+		if last := len(l.shown) - 1; n.lsn > before && (last < 0 || n.lsn > l.shown[last].lsn) {
+			l.shown = append(l.shown, mark{time.Now(), n.lsn})
+		}
 	}
 }
 
-// committed returns the end of all that was committed on a timeline before t.
-func (w *world) committed(tl uint32, t time.Time) uint64 {
-	l := w.lines[tl]
-	for i := len(l.marks) - 1; i >= 0; i-- {
-		if l.marks[i].at.Before(t) {
-			return l.marks[i].lsn
+// before returns the position of the last mark before t, of marks of a timeline.
+func (w *world) before(tl uint32, marks []mark, t time.Time) uint64 {
+	for i := len(marks) - 1; i >= 0; i-- {
+		if marks[i].at.Before(t) {
+			return marks[i].lsn
 		}
 	}
-	return l.fork
+	return w.lines[tl].fork
 }
 
 // check holds a snapshot to the truth.
 func (w *world) check(s Snapshot) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if told, all := told(s.Servers); all {
+		w.elected = min(w.elected, told) // nobody is left who has heard of a later one
+	}
 	if s.Primary >= 0 {
 		p := s.Servers[s.Primary]
-		if p.Standby || p.Timeline < w.elected && slices.ContainsFunc(s.Servers, func(st Status) bool { return st.Failures > 0 }) {
+		if p.Standby || p.Timeline < w.elected {
 			w.t.Errorf("timeline %d elected after timeline %d", p.Timeline, w.elected)
 		}
 		w.elected, w.following = p.Timeline, p.Timeline
 	}
 	for i, st := range s.Servers {
+		n := w.byName[st.Name]
+		if st.Err == nil && !st.Answered.IsZero() {
+			key, is := life{n, st.Since}, n.said(st.Answered).life
+			if was, known := w.lives[key]; known && was != is {
+				w.t.Errorf("%s has restarted, and is said to have run since %v", st.Name, st.Since)
+			}
+			w.lives[key] = is
+		}
 		if st.Err == nil && !st.Standby && i != s.Primary && !st.Answered.IsZero() && s.Primary >= 0 {
 			w.t.Errorf("%s claims to be a primary, is not elected, and has no error", st.Name)
 		}
@@ -347,19 +441,44 @@ func (w *world) check(s Snapshot) {
 		if st.Fresh.After(time.Now()) || !st.Standby {
 			w.t.Errorf("%s is fresh as of %v", st.Name, st.Fresh)
 		}
-		tr := w.nodes[i].said(st.Answered)
-		switch need := w.committed(w.following, st.Fresh); {
+		tr, l := n.said(st.Answered), w.lines[w.following]
+		if l == nil {
+			continue // the only primary so far left before all had answered: no snapshot has named it
+		}
+		need := w.before(w.following, l.marks, st.Fresh)
+		if st.Shows.After(st.Fresh) {
+			w.t.Errorf("%s shows all of a later time than it is fresh as of", st.Name)
+		}
+		if !st.Shows.IsZero() {
+			need = max(need, w.before(w.following, l.shown, st.Shows))
+		}
+		switch {
 		case w.on(w.following, tr.timeline, tr.lsn) && tr.lsn >= need:
 			w.totals.Proven++
+			if s.Primary >= 0 && s.Servers[s.Primary].Committed < s.Servers[s.Primary].LSN && time.Since(st.Fresh) < time.Second {
+				w.totals.Open++
+			}
 		case w.on(tr.timeline, w.following, need) && tr.lsn >= need:
 			w.totals.Proven++ // gone on to a later timeline that has it all
 		case tr.told < tr.timeline && tr.told == w.following:
 			w.totals.Hidden++
 		default:
-			w.t.Errorf("%s, at %d on timeline %d (it says %d), is called fresh as of %v: timeline %d had got to %d",
-				st.Name, tr.lsn, tr.timeline, tr.told, st.Fresh, w.following, need)
+			w.t.Errorf("%s, at %d on timeline %d (it says %d), is called fresh as of %v and shows all of %v: timeline %d had got to %d",
+				st.Name, tr.lsn, tr.timeline, tr.told, st.Fresh, st.Shows, w.following, need)
 		}
 	}
+}
+
+// told returns the highest timeline that servers tell, and whether all of them
+// answer.
+func told(servers []Status) (highest uint32, all bool) {
+	for _, st := range servers {
+		if st.Failures > 0 || st.Answered.IsZero() {
+			return 0, false
+		}
+		highest = max(highest, st.Timeline)
+	}
+	return highest, true
 }
 
 // said returns the truth about the answer to the question sent at a time.
@@ -378,18 +497,17 @@ func (w *world) settle() {
 	w.mu.Lock()
 	last := uint32(len(w.lines) - 1)
 	var primary *node
-	index := -1
-	for i, n := range w.nodes {
+	for _, n := range w.nodes {
 		n.frozen, n.down, n.cut, n.delay = false, false, false, 0
 		if !n.standby && n.timeline == last {
-			primary, index = n, i
+			primary = n
 		}
 	}
 	if primary == nil { // rebuilt since: what it wrote is lost for good
-		for i, n := range w.nodes {
+		for _, n := range w.nodes {
 			if n.standby {
 				w.promote(n)
-				primary, index = n, i
+				primary = n
 				break
 			}
 		}
@@ -398,7 +516,7 @@ func (w *world) settle() {
 		w.mu.Unlock()
 		return
 	}
-	primary.lsn = primary.inserted
+	primary.flush()
 	for i, n := range w.nodes {
 		// Some of the old primaries go on as if nothing had happened.
 		if n.standby || i%2 == 0 && n != primary {
@@ -407,18 +525,23 @@ func (w *world) settle() {
 		}
 	}
 	w.mu.Unlock()
+	for _, n := range w.nodes {
+		if !n.member {
+			w.change(n)
+		}
+	}
 
 	s := w.bench.after(4 * time.Second)
-	if s.Primary != index {
-		w.t.Fatalf("primary is %d, want %d: %+v", s.Primary, index, s.Servers)
+	if len(s.Servers) != len(w.nodes) || s.Primary < 0 || w.byName[s.Servers[s.Primary].Name] != primary {
+		w.t.Fatalf("primary is %d, want %s: %+v", s.Primary, primary.fake.name, s.Servers)
 	}
 	for i, st := range s.Servers {
 		switch {
-		case w.nodes[i].standby:
+		case w.byName[st.Name].standby:
 			if age := time.Since(st.Fresh); st.Err != nil || age > time.Second || st.LagBytes != 0 {
 				w.t.Errorf("%s is %v old, lag %d, error %v", st.Name, age, st.LagBytes, st.Err)
 			}
-		case i != index && st.Err == nil:
+		case i != s.Primary && st.Err == nil:
 			w.t.Errorf("%s claims to be a primary and has no error", st.Name)
 		}
 	}
