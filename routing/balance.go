@@ -12,9 +12,10 @@ type candidates struct {
 	*read
 	bounds
 	tally
-	local bool   // only those of our zone
-	spare bool   // all of them have weight 0, and count as 1
-	fit   uint64 // bit i is the verdict of the first pass on server i, below 64
+	local   bool   // only those of our zone
+	spare   bool   // all of them have weight 0, or are ejected, and count as 1
+	ejected bool   // only those that are ejected, since there are no others
+	fit     uint64 // bit i is the verdict of the first pass on server i, below 64
 }
 
 // A tally is what a first pass counts.
@@ -29,11 +30,12 @@ func (t *tally) add(i int, weight uint64) {
 }
 
 // pick returns the server that a read runs on, or -1 and the hurdle at which the
-// nearest replica failed. One that is full is returned only if all are.
+// nearest replica failed. One that is full is returned only if all are, and one
+// that is ejected, unless this is its trial, only if all that are suitable are.
 func (r *read) pick(b bounds, load Load) (server int, full bool, nearest hurdle) {
 	c := candidates{read: r, bounds: b}
 	nobody := tally{last: -1}
-	ours, all, spares := nobody, nobody, nobody
+	ours, all, spares, ejected := nobody, nobody, nobody, nobody
 	for i := range r.view.Servers {
 		h := r.judge(i, &b)
 		nearest = max(nearest, h)
@@ -41,12 +43,18 @@ func (r *read) pick(b bounds, load Load) (server int, full bool, nearest hurdle)
 			continue
 		}
 		c.fit |= 1 << i // of no effect from 64 on
-		if w := r.view.Servers[i].Weight; w > 0 {
-			all.add(i, uint64(w))
+		t := &r.view.Servers[i]
+		switch {
+		case t.Ejected && i+1 == r.session.Trial && !isFull(r.view, i, load):
+			return i, false, none
+		case t.Ejected:
+			ejected.add(i, 1)
+		case t.Weight > 0:
+			all.add(i, uint64(t.Weight))
 			if r.isOurs(i) {
-				ours.add(i, uint64(w))
+				ours.add(i, uint64(t.Weight))
 			}
-		} else {
+		default:
 			spares.add(i, 1)
 		}
 	}
@@ -55,8 +63,10 @@ func (r *read) pick(b bounds, load Load) (server int, full bool, nearest hurdle)
 		c.tally, c.local = ours, true
 	case all.n > 0:
 		c.tally = all
-	default:
+	case spares.n > 0:
 		c.tally, c.spare = spares, true
+	default:
+		c.tally, c.spare, c.ejected = ejected, true, true
 	}
 	server = c.choose(load)
 	if server < 0 || !isFull(r.view, server, load) {
@@ -108,7 +118,7 @@ func (c *candidates) weight(i int) uint64 {
 }
 
 func (c *candidates) fits(i int) bool {
-	if c.local && !c.isOurs(i) {
+	if c.view.Servers[i].Ejected != c.ejected || c.local && !c.isOurs(i) {
 		return false
 	}
 	if i < 64 {

@@ -227,15 +227,15 @@ func TestOverload(t *testing.T) {
 // TestOverloadFollowsWeights is about servers that have as much room as each
 // other, of which there are many where some have no limit.
 func TestOverloadFollowsWeights(t *testing.T) {
-	v := herd(InOrder, 9, 3, 0, 1)
+	v := herd(InOrder, 9, 3, 0, 1, 2)
 	v.Servers[1].Limit = 1
-	load := busy{inFlight: []int64{0, 1, 100, 0, 0}}
+	load := busy{inFlight: []int64{0, 1, 100, 0, 0, 0}}
 	rnd := rand.New(rand.NewPCG(1, 2))
 	counts := make([]int, len(v.Servers))
 	for range 20000 {
 		counts[Decide(aRead, Session{Now: now}, v, load, rnd.Uint64()).Server]++
 	}
-	checkShares(t, counts, []int{0, 0, 3, 0, 1}, 0.02)
+	checkShares(t, counts, []int{0, 0, 3, 0, 1, 2}, 0.02)
 }
 
 // asked counts the questions for what is in flight.

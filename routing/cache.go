@@ -27,6 +27,8 @@ type Cache struct {
 	mu      sync.Mutex // held for every store to sets and every addition to refused and names
 	refused *TextSet
 	names   hashRing // for each of refused, see hashNames
+
+	misses atomic.Uint64
 }
 
 const (
@@ -104,6 +106,19 @@ func (c *Cache) Classify(sql string) *Statement {
 	return c.miss(h, sql)
 }
 
+// Stats returns how often Classify was given a text that was not in memory, and how many
+// texts are.
+func (c *Cache) Stats() (misses uint64, entries int) {
+	for i := range c.sets {
+		for j := range c.sets[i].entries {
+			if c.sets[i].entries[j].Load() != nil {
+				entries++
+			}
+		}
+	}
+	return c.misses.Load(), entries
+}
+
 // SetCatalog has statements judged by what their names stand for. missing is
 // called with the names that a statement needs and catalog does not know; it
 // must not block. It is the same for all calls, the first of which comes before
@@ -143,6 +158,7 @@ func (c *Cache) judge(e *cacheEntry) *Statement {
 }
 
 func (c *Cache) miss(h uint64, sql string) *Statement {
+	c.misses.Add(1)
 	if len(c.sets) == 0 || len(sql) > maxCached {
 		return c.judge(&cacheEntry{sql: sql, stmt: c.apply(sql, c.classify(sql))})
 	}

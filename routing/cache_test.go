@@ -5,6 +5,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/pgherd/pgherd/internal/racedetector"
 )
 
 func TestCacheClassifies(t *testing.T) {
@@ -17,6 +19,19 @@ func TestCacheClassifies(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestCacheStats(t *testing.T) {
+	c := NewCache(100)
+	long := strings.Repeat(" ", maxCached) + "SELECT 1" // is never in memory
+	for range 3 {
+		for _, sql := range []string{"SELECT 1", "DELETE FROM t", long} {
+			c.Classify(sql)
+		}
+	}
+	if misses, entries := c.Stats(); misses != 5 || entries != 2 {
+		t.Errorf("%d misses, %d entries, want 5 and 2", misses, entries)
 	}
 }
 
@@ -33,11 +48,12 @@ func (c *Cache) bytes() (entries, bytes int) {
 	return entries, bytes
 }
 
-// TestCacheBounded sends a million texts through a small cache.
+// TestCacheBounded sends a million texts, or some ten thousand, through a cache of
+// 64.
 func TestCacheBounded(t *testing.T) {
 	c := NewCache(64)
 	n := 1_000_000
-	if testing.Short() {
+	if testing.Short() || racedetector.Enabled {
 		n = 50_000
 	}
 	for i := range n {

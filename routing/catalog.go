@@ -264,6 +264,7 @@ func judge(sql string, st *Statement, l Lookup, depth int) (judged *Statement, m
 	}
 	j := *st
 	j.Class, j.Reason, j.Pins, j.Because = m.Class, m.Reason, m.Pins, m.Because
+	j.PinsLocks = false // nobody asked what the pins are
 	return &j, missing
 }
 

@@ -97,16 +97,22 @@ func (s *scanner) begin() {
 
 // statements reads statements that semicolons end.
 func (s *scanner) statements(toks []token) {
-	for len(toks) > 0 {
+	for count := 0; len(toks) > 0; {
 		n := statementEnd(s.sql, toks)
 		s.statement(toks[:n])
+		if n > 0 {
+			count++
+		}
+		if count > 1 {
+			s.copies = NoCopy
+		}
 		toks = toks[min(n+1, len(toks)):]
 	}
 }
 
 func (s *scanner) result(hint Role) *Statement {
 	st := &Statement{
-		Class: s.class, Reason: s.reason, Pins: s.pins, Hint: hint, DDL: s.ddl,
+		Class: s.class, Reason: s.reason, Pins: s.pins, PinsLocks: s.pins && !s.alters, Hint: hint, DDL: s.ddl, Copy: s.copies,
 		base: s.base, sequence: s.sequence, runs: s.runs,
 	}
 	if s.culprit != "" && s.base.class == s.culpable.class && s.base.reason == s.culpable.reason {
@@ -279,7 +285,7 @@ func (s *scanner) does(class Class, reason Reason) {
 }
 
 // pin notes that the text leaves something in the session.
-func (s *findings) pin() { s.verdict.pins, s.base.pins = true, true }
+func (s *findings) pin() { s.verdict.pins, s.base.pins, s.alters = true, true, true }
 
 func (s *findings) reset() {
 	s.functions.reset()
@@ -287,7 +293,7 @@ func (s *findings) reset() {
 	s.operators.reset()
 	s.types.reset()
 	s.calls.reset()
-	s.ddl, s.sequence = false, false
+	s.ddl, s.alters, s.sequence, s.copies = false, false, false, NoCopy
 	s.culprit, s.culpable = "", verdict{}
 	s.nested, s.runs = nil, nil
 }
@@ -621,11 +627,15 @@ func (s *scanner) copy(toks []token) {
 	case toks[0].word == kwFrom:
 		s.raise(Write, ReasonWrite)
 		s.pinsOf(toks)
+		if toks[1].word == kwStdio {
+			s.copies = CopyStdin
+		}
 	case toks[0].word != kwTo:
 		s.raise(Unclassified, ReasonUnclassified)
 	case toks[1].word != kwStdio:
 		s.raise(Write, ReasonServerState)
 	default:
+		s.copies = CopyStdout
 		for _, t := range toks { // options: names and literals
 			if t.kind == tokBad {
 				s.raise(Unclassified, ReasonUnclassified)

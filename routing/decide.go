@@ -23,7 +23,9 @@ import (
 //     the lag bounds, no further back than what the session has seen, and holds
 //     the session's last write. The primary is, where it is preferred, if it is up
 //     and not draining. Of several those in [Policy.Zone] are taken, if any of
-//     them has weight.
+//     them has weight. A replica that is ejected is taken if there is no other, so
+//     that the last one never is; before that, by the one statement that tries it
+//     out ([Session.Trial]).
 //   - If the one that was picked has as many statements as it may run
 //     ([Server.Limit]), one that has not takes its place: of those of the zone,
 //     or else of all, the one with the smallest part of its limit in use. If all
@@ -264,7 +266,8 @@ func (r *read) judge(i int, b *bounds) hurdle {
 		return lags
 	case r.seen && !r.showsAll(i):
 		return goesBack
-	case r.session.Wrote != 0 && !t.holds(r.session.Wrote, r.session.WroteLSN):
+	case r.session.Wrote != 0 && !t.holds(t.Fresh, r.session.Wrote, r.session.WroteLSN),
+		r.session.Others != 0 && !t.holds(t.Fresh, r.session.Others, 0):
 		return lacksWrite
 	}
 	return none
@@ -273,16 +276,18 @@ func (r *read) judge(i int, b *bounds) hurdle {
 // showsAll reports whether a server is known to show what the session has seen.
 func (r *read) showsAll(i int) bool {
 	for _, seen := range r.session.Seen {
-		if seen.At != 0 && seen.Server != i+1 && !r.view.Servers[i].holds(seen.At, seen.LSN) {
+		t := &r.view.Servers[i]
+		if seen.At != 0 && seen.Server != i+1 && !t.holds(t.Shows, seen.At, seen.LSN) {
 			return false
 		}
 	}
 	return true
 }
 
-// holds reports whether t is known to hold what was committed by the time at,
-// which the position lsn covers if that is not zero. Nothing holds what is
-// [Unreachable], though a server that needs no replication is fresh forever.
-func (t *Server) holds(at Instant, lsn uint64) bool {
-	return at != Unreachable && (t.Fresh != 0 && t.Fresh >= at || lsn != 0 && t.LSN >= lsn)
+// holds reports whether t, which has all until known, is known to have what was
+// there by the time at, and which the position lsn covers if that is not zero.
+// Nothing holds what is [Unreachable], though a server that needs no replication
+// is fresh forever.
+func (t *Server) holds(known, at Instant, lsn uint64) bool {
+	return at != Unreachable && (known != 0 && known >= at || lsn != 0 && t.LSN >= lsn)
 }

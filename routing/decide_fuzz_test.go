@@ -46,7 +46,7 @@ func randomSituation(rnd *rand.Rand, servers int) *situation {
 	for i := range servers {
 		t := Server{
 			Role: Replica, Up: !oneIn(3), LagBytes: int64(rnd.IntN(5)) - 1, LSN: lsn(),
-			Zone: zone(), Draining: oneIn(6), Limit: rnd.Int64N(4), Weight: rnd.IntN(4),
+			Zone: zone(), Draining: oneIn(6), Ejected: oneIn(4), Limit: rnd.Int64N(4), Weight: rnd.IntN(4),
 		}
 		switch {
 		case oneIn(6):
@@ -60,8 +60,10 @@ func randomSituation(rnd *rand.Rand, servers int) *situation {
 		switch {
 		case oneIn(12):
 			t.Fresh = math.MaxInt64 // its configuration vouches for it
+			t.Shows = t.Fresh
 		case !oneIn(4):
 			t.Fresh = at()
+			t.Shows = min(t.Fresh, at())
 		}
 		x.v.Servers = append(x.v.Servers, t)
 		x.load.inFlight = append(x.load.inFlight, rnd.Int64N(4))
@@ -86,6 +88,7 @@ func randomSituation(rnd *rand.Rand, servers int) *situation {
 		x.s.MaxLag = time.Duration(rnd.IntN(6) - 1)
 	}
 	x.s.ReadOnlyTx = oneIn(4)
+	x.s.Trial = max(0, rnd.IntN(2*servers+2)-servers-1)
 	x.st = Statement{Class: Read, Reason: ReasonRead, Hint: Role(max(0, rnd.IntN(6)-3))}
 	if oneIn(4) {
 		x.st.Reason = ReasonUnresolved
@@ -141,7 +144,7 @@ func (x *situation) promises(d Decision) error {
 		return fmt.Errorf("a replica beyond the call's bound")
 	}
 	for _, seen := range s.Seen {
-		byTime := t.Fresh >= seen.At && seen.At != Unreachable
+		byTime := t.Shows >= seen.At && seen.At != Unreachable
 		byPosition := seen.LSN > 0 && t.LSN >= seen.LSN && seen.At != Unreachable
 		if seen.At != 0 && seen.Server-1 != d.Server && !byTime && !byPosition {
 			return fmt.Errorf("a replica that may show less than %+v", seen)
@@ -252,16 +255,21 @@ func (x *situation) rank(i int) rank {
 	return suitable
 }
 
-// peers returns the servers of the best rank, those of weight 0 only if there are
-// no others.
+// peers returns the servers of the best rank: the one that is tried out, or else
+// those that are not ejected, those of weight 0 only if there are no others.
 func (x *situation) peers() (best rank, peers []int) {
 	best = never
 	for i := range x.v.Servers {
 		best = min(best, x.rank(i))
 	}
-	for _, spare := range []bool{false, true} {
+	for _, prefer := range []func(i int, t Server) bool{
+		func(i int, t Server) bool { return t.Ejected && i == x.s.Trial-1 && x.hasRoom(i) },
+		func(_ int, t Server) bool { return !t.Ejected && t.Weight > 0 },
+		func(_ int, t Server) bool { return !t.Ejected },
+		func(int, Server) bool { return true },
+	} {
 		for i, t := range x.v.Servers {
-			if best != never && x.rank(i) == best && t.Weight > 0 != spare {
+			if best != never && x.rank(i) == best && prefer(i, t) {
 				peers = append(peers, i)
 			}
 		}
@@ -274,10 +282,11 @@ func (x *situation) peers() (best rank, peers []int) {
 
 // among returns the decisions for those of the peers that are to be preferred:
 // in our zone with room, with room, in our zone, all. Zones are nothing among
-// peers of weight 0.
+// peers of weight 0, or that are ejected.
 func (x *situation) among(peers []int, reason Reason) []Decision {
 	near := func(i int) bool {
-		return x.v.Zone != "" && x.v.Servers[i].Zone == x.v.Zone && x.v.Servers[i].Weight > 0
+		t := x.v.Servers[i]
+		return x.v.Zone != "" && t.Zone == x.v.Zone && t.Weight > 0 && !t.Ejected
 	}
 	for _, prefer := range []func(int) bool{
 		func(i int) bool { return near(i) && x.hasRoom(i) }, x.hasRoom, near, func(int) bool { return true },

@@ -20,10 +20,10 @@ var update = flag.Bool("update", false, "rewrite the expected decisions in testd
 // each in a paragraph of its own:
 //
 //	view [max-lag=D] [max-lag-bytes=N] [prefer=P] [balance=B] [asked=D] [zone=Z] [lag-unknown] [no-fallback]
-//	primary|replica|unknown NAME [lag=D] [bytes=N] [lsn=N] [weight=N] [zone=Z] [limit=N] [running=N] [draining] [down] [elected]
+//	primary|replica|unknown NAME [lag=D] [bytes=N] [lsn=N] [weight=N] [zone=Z] [limit=N] [running=N] [draining] [ejected] [down] [elected]
 //	...
 //
-//	decide CLASS [hint=ROLE] [comment=ROLE] [wrote=D[/LSN]] [seen=[NAME]@D[/LSN]]... [max-lag=D] [held=NAME] [read-only-tx] [unresolved] [avoid=NAME,...] [tie=N]
+//	decide CLASS [hint=ROLE] [comment=ROLE] [wrote=D[/LSN]] [seen=[NAME]@D[/LSN]]... [max-lag=D] [held=NAME] [read-only-tx] [unresolved] [avoid=NAME,...] [trial=NAME] [tie=N]
 //	----
 //	NAME reason=REASON
 //
@@ -167,6 +167,9 @@ func parseView(t *testing.T, lines []string) (*View, busy) {
 				if server.Fresh = math.MaxInt64; value != "none" {
 					server.Fresh, err = ago(value)
 				}
+				server.Shows = server.Fresh
+			case "shows":
+				server.Shows, err = ago(value)
 			case "bytes":
 				server.LagBytes, err = strconv.ParseInt(value, 10, 64)
 			case "lsn":
@@ -181,6 +184,8 @@ func parseView(t *testing.T, lines []string) (*View, busy) {
 				load.inFlight[i], err = strconv.ParseInt(value, 10, 64)
 			case "draining":
 				server.Draining = true
+			case "ejected":
+				server.Ejected = true
 			case "down":
 				server.Up = false
 			case "elected":
@@ -247,6 +252,8 @@ func decideLine(t *testing.T, line string, v *View, load Load) Decision {
 			for name := range strings.SplitSeq(value, ",") {
 				s.Avoid = append(s.Avoid, index(name))
 			}
+		case "trial":
+			s.Trial = index(value) + 1
 		case "tie":
 			tie, err = strconv.ParseUint(value, 10, 64)
 		default:

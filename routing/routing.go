@@ -38,6 +38,15 @@ const (
 	Txn                       // transaction control: BEGIN, COMMIT, SAVEPOINT, PREPARE TRANSACTION
 )
 
+// A Copy says which way the data of a COPY travel. The zero value is [NoCopy].
+type Copy uint8
+
+const (
+	NoCopy     Copy = iota // no COPY, or one of a server's file or program
+	CopyStdin              // COPY … FROM STDIN: the client sends
+	CopyStdout             // COPY … TO STDOUT: the client receives
+)
+
 // A Statement is what [Classify] learned from a text. It is immutable and safe
 // for concurrent use.
 type Statement struct {
@@ -49,6 +58,10 @@ type Statement struct {
 	// a prepared statement, an open cursor, a transaction. The virtual
 	// connection must then stay on the physical one that ran it.
 	Pins bool
+
+	// PinsLocks reports that these are advisory locks alone, which change nothing
+	// for statements that take none.
+	PinsLocks bool
 
 	// Hint is the role that a comment such as /* pgherd: primary */ asks for,
 	// or [Unknown].
@@ -62,6 +75,10 @@ type Statement struct {
 	// rely on, as far as its text tells: those of functions, views, operators,
 	// types, policies. What a procedure or a function does is not looked at.
 	DDL bool
+
+	// Copy tells which way data travel with a text that is one COPY statement
+	// and nothing else.
+	Copy Copy
 
 	// Functions and Relations are the names of what the text calls, and of what
 	// it reads, changes or locks, in order of first appearance, lower-cased unless
@@ -137,6 +154,12 @@ type Server struct {
 	// the same as far behind. The primary is always fresh and needs none.
 	Fresh Instant
 
+	// Shows is the latest instant of which it is known that the server holds
+	// everything that any server had shown by then. That may be more than the
+	// primary had committed: it shows a commit when its synchronous standbys
+	// have it, and a replica as soon as it has it. Zero means unknown.
+	Shows Instant
+
 	// LagBytes is how much log the replica had still to replay when it was
 	// last asked; -1 means unknown.
 	LagBytes int64
@@ -154,6 +177,12 @@ type Server struct {
 	// primary what only it may run, which includes reads that no replica is fit
 	// for. What such a server holds for a session stays there.
 	Draining bool
+
+	// Ejected marks a replica that answers and yet serves badly: it fails
+	// statements, or is much slower than the others. It gets no reads while
+	// another replica is suitable, but for the one that tries it out
+	// ([Session.Trial]).
+	Ejected bool
 
 	// Limit is how many statements the server may run for us at a time before
 	// others have to wait; 0 means any number. It keeps reads away while other
@@ -227,6 +256,10 @@ type Session struct {
 	// Fresh says. It is of no effect without Wrote.
 	WroteLSN uint64
 
+	// Others is when the last write of others was acknowledged that reads must
+	// see too, whatever position the session's own has; zero means none.
+	Others Instant
+
 	// Seen is what earlier reads of the session have shown: no later read may
 	// show less. There may be two, as a statement may belong to a context's
 	// session and to a connection's.
@@ -247,6 +280,11 @@ type Session struct {
 	// one that nobody else sees.
 	ReadOnlyTx bool
 
+	// Trial is 1 + the index of an ejected server that this statement tries
+	// out: the server is preferred to those that are as suitable, unless it is
+	// full. 0 means none.
+	Trial int
+
 	// Avoid lists servers that already failed this statement. They are not
 	// chosen again, be the outcome an error.
 	Avoid []int
@@ -254,13 +292,13 @@ type Session struct {
 
 // A Sight is what reads of a session have shown: all that some server held at a
 // time. The zero value is nothing. A server may show it if it is the same one, or
-// fresh as of then, or has reached the position. The primary always may.
+// shows all of that time, or has reached the position. The primary always may.
 type Sight struct {
 	// Server is 1 + the index of the server that showed it, which never shows
 	// less later; 0 stands for the primary, or several servers.
 	Server int
 	// At is the instant as of which it was shown, comparable with
-	// [Server.Fresh]; zero for never.
+	// [Server.Shows]; zero for never.
 	At Instant
 	// LSN is a position that covers what was shown; zero means unknown.
 	LSN uint64

@@ -39,6 +39,8 @@ type findings struct {
 
 	calls         distinct[call]
 	ddl, sequence bool
+	alters        bool // pins are of more than advisory locks
+	copies        Copy
 
 	nested []string   // texts that the text has run
 	runs   []Template // see Statement.Runs
@@ -1205,6 +1207,7 @@ func (s *scanner) call(chain []token) {
 		return
 	}
 	s.pins = s.pins || e.pins
+	s.alters = s.alters || e.pins && e.reason != ReasonLock
 }
 
 // guilty takes the effect of a function into the verdict.
