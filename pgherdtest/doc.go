@@ -46,6 +46,13 @@
 // before it stays silent, and acknowledges what is sent there: time-outs notice
 // such a partition, TCP keep-alives do not.
 //
+// # Elsewhere
+//
+// Where the variable PGHERD_TEST_HERDS names a program, that one runs the herds, in
+// containers for one, and ends with the test. The same tests then see machines with
+// addresses of their own. The program integration/cmd/herd of this repository is one.
+// What it does not offer it refuses.
+//
 // # What is left behind
 //
 // Nothing, after [Herd.Close]. When the process that owns a herd dies without

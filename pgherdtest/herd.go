@@ -35,6 +35,9 @@ func Open(ctx context.Context, opts ...Option) (*Herd, error) {
 	if err != nil {
 		return nil, err
 	}
+	if program := os.Getenv(herdProgram); program != "" {
+		return openRemote(ctx, program, o)
+	}
 	inst, err := findInstallation(ctx)
 	if err != nil {
 		return nil, err

@@ -119,11 +119,13 @@ func binDir(dir string) (string, bool) {
 }
 
 // command returns a command that runs one of the programs as the right user,
-// with nothing of our environment that would change what it does.
+// with nothing of our environment that would change what it does. LANGUAGE does
+// nothing by itself: it names the language that a session whose lc_messages is
+// not C is spoken to in.
 func (inst *installation) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(inst.bin, program), args...)
 	for _, kv := range os.Environ() {
-		if !strings.HasPrefix(kv, "PG") && !strings.HasPrefix(kv, "LC_") && !strings.HasPrefix(kv, "LANG") {
+		if !strings.HasPrefix(kv, "PG") && !strings.HasPrefix(kv, "LC_") && !strings.HasPrefix(kv, "LANG=") {
 			cmd.Env = append(cmd.Env, kv)
 		}
 	}

@@ -18,6 +18,10 @@ func TestMain(m *testing.M) {
 		ownHerd()
 		return
 	}
+	if os.Getenv(serveEnv) != "" {
+		serve()
+		return
+	}
 	flag.Parse()
 	if _, err := findInstallation(context.Background()); err != nil && !required() {
 		// An example has no way to skip itself.

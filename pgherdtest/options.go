@@ -12,7 +12,8 @@ type Option func(*options)
 
 type options struct {
 	replicas int
-	settings map[string]string
+	settings map[string]string // of servers on this machine
+	added    map[string]string // of those, what the caller wants
 }
 
 // Replicas sets the number of streaming replicas; the default is 1, and 0
@@ -25,7 +26,10 @@ func Replicas(n int) Option {
 // servers of the herd: {"work_mem": "64MB"}. They win over those of this
 // package.
 func Settings(settings map[string]string) Option {
-	return func(o *options) { maps.Copy(o.settings, settings) }
+	return func(o *options) {
+		maps.Copy(o.settings, settings)
+		maps.Copy(o.added, settings)
+	}
 }
 
 func newOptions(opts []Option) (options, error) {
@@ -33,7 +37,7 @@ func newOptions(opts []Option) (options, error) {
 	// (max_connections and the like) is equal by construction: all servers get
 	// the same settings.
 	// https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-ADMIN
-	o := options{replicas: 1, settings: map[string]string{
+	o := options{replicas: 1, added: map[string]string{}, settings: map[string]string{
 		"listen_addresses":        "127.0.0.1",
 		"unix_socket_directories": "", // a socket would be a way around Partition, and its path may be too long
 

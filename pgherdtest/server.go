@@ -27,9 +27,10 @@ const (
 // A Server is one PostgreSQL server of a herd. Its methods are safe for
 // concurrent use; those that start and end processes run one at a time.
 type Server struct {
-	herd *Herd
-	name string
-	dir  string // holds data and log
+	herd   *Herd
+	name   string
+	remote *remote // where another program runs the server; only upstream is used of what follows
+	dir    string  // holds data and log
 
 	clients *proxy // the public address
 	stream  *proxy // what this server, as a replica, streams through
@@ -75,7 +76,12 @@ func newServer(h *Herd, name string) (*Server, error) {
 func (s *Server) Name() string { return s.name }
 
 // Addr returns the host and port that clients connect to. They never change.
-func (s *Server) Addr() string { return s.clients.addr }
+func (s *Server) Addr() string {
+	if s.remote != nil {
+		return s.remote.addr
+	}
+	return s.clients.addr
+}
 
 // Host returns the host of [Server.Addr].
 func (s *Server) Host() string {
@@ -102,6 +108,9 @@ func (s *Server) dsn(addr, database string) string {
 }
 
 func (s *Server) directAddr() string {
+	if s.remote != nil {
+		return *s.remote.direct.Load()
+	}
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(s.port.Load())))
 }
 
@@ -118,6 +127,13 @@ func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
 
 // LogTail returns the last n lines of the server's log, of all its starts.
 func (s *Server) LogTail(n int) string {
+	if s.remote != nil {
+		text, err := s.remote.do(context.Background(), "LogTail", int64(n))
+		if err != nil {
+			return err.Error()
+		}
+		return text
+	}
 	text, _ := os.ReadFile(s.logFile()) // no file before the first start
 	lines := strings.SplitAfter(string(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-n-1):], "")
@@ -160,6 +176,9 @@ func (s *Server) configure() error {
 // Start starts a server that is down, as what it was, and returns when it
 // accepts connections.
 func (s *Server) Start() error {
+	if s.remote != nil {
+		return s.remote.control("Start")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.startLocked()
@@ -232,6 +251,9 @@ func (s *Server) launch() (*process, error) {
 }
 
 func (s *Server) running() bool {
+	if s.remote != nil {
+		return !s.remote.down.Load()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.proc.running()
@@ -264,6 +286,9 @@ func (s *Server) listenLocked() error {
 // are told and ended, the log is flushed. A frozen server is thawed first.
 // Stop does nothing if the server is down.
 func (s *Server) Stop() error {
+	if s.remote != nil {
+		return s.remote.control("Stop")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.stopLocked()
@@ -282,6 +307,9 @@ func (s *Server) stopLocked() error {
 
 // Restart stops the server and starts it again.
 func (s *Server) Restart() error {
+	if s.remote != nil {
+		return errors.Join(s.Stop(), s.Start())
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.stopLocked(); err != nil {
@@ -295,6 +323,9 @@ func (s *Server) Restart() error {
 // call [Server.Partition] first. What was committed is there after
 // [Server.Start], which recovers. Kill does nothing if the server is down.
 func (s *Server) Kill() error {
+	if s.remote != nil {
+		return s.remote.control("Kill")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.killLocked()
@@ -314,6 +345,9 @@ func (s *Server) killLocked() error {
 // stay open, new ones are accepted by the kernel, and nothing is answered until
 // [Server.Thaw].
 func (s *Server) Freeze() error {
+	if s.remote != nil {
+		return s.remote.control("Freeze")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.proc.running() {
@@ -325,6 +359,9 @@ func (s *Server) Freeze() error {
 
 // Thaw lets a frozen server go on. It does nothing to one that is not frozen.
 func (s *Server) Thaw() error {
+	if s.remote != nil {
+		return s.remote.control("Thaw")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.proc.running() {
@@ -338,6 +375,9 @@ func (s *Server) Thaw() error {
 // directions: nothing that is sent arrives, and no connection is closed or
 // refused. [Server.Heal] ends it; what was sent then arrives.
 func (s *Server) Partition() error {
+	if s.remote != nil {
+		return s.remote.control("Partition")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.network.close()
@@ -347,12 +387,18 @@ func (s *Server) Partition() error {
 // PartitionReplication cuts the stream from its primary to this replica, as
 // [Server.Partition] does, and leaves clients alone.
 func (s *Server) PartitionReplication() error {
+	if s.remote != nil {
+		return s.remote.control("PartitionReplication")
+	}
 	s.replication.close()
 	return nil
 }
 
 // Heal ends [Server.Partition] and [Server.PartitionReplication].
 func (s *Server) Heal() error {
+	if s.remote != nil {
+		return s.remote.control("Heal")
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.replication.open()

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pgherd/pgherd/internal/pgcontrol"
 )
 
 // refused fails the test unless the address of s refuses connections.
@@ -73,7 +75,7 @@ func TestKillBusy(t *testing.T) {
 	answer := ask(t, conn, "SELECT count(*) FROM generate_series(1, 1e10) -- busy")
 	observer := connect(t, h.Primary().DSN())
 	for query[int](t, observer, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%-- busy' AND state = 'active' AND pid = $1", backend) == 0 {
-		time.Sleep(pollInterval)
+		time.Sleep(pgcontrol.PollInterval)
 	}
 	must(t, h.Primary().Kill())
 	if alive(backend) {

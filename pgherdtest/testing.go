@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/pgherd/pgherd/internal/pgcontrol"
 )
 
 // testTimeout bounds what is done for a test that has no context of its own.
-const testTimeout = 2 * time.Minute
+const testTimeout = 5 * time.Minute
 
 // Start starts a herd that ends with the test. Where PostgreSQL is not
 // installed the test is skipped; where CI is set in the environment, or
@@ -67,13 +69,13 @@ func (h *Herd) CreateDatabase(t testing.TB) *Database {
 	defer cancel()
 	db := &Database{Name: fmt.Sprintf("test%d", databases.Add(1)), herd: h}
 	name := pgx.Identifier{db.Name}.Sanitize()
-	if err := h.Primary().exec(ctx, "CREATE DATABASE "+name); err != nil {
+	if err := pgcontrol.Exec(ctx, h.Primary().DirectDSN(), "CREATE DATABASE "+name); err != nil {
 		t.Fatalf("pgherdtest: create a database: %v", err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 		defer cancel()
-		if err := h.Primary().exec(ctx, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
+		if err := pgcontrol.Exec(ctx, h.Primary().DirectDSN(), "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)"); err != nil {
 			t.Logf("pgherdtest: drop a database: %v", err) // the test may have ended the primary
 		}
 	})
