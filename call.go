@@ -5,8 +5,10 @@ import (
 	"database/sql/driver"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgherd/pgherd/internal/sqlconn"
@@ -39,6 +41,12 @@ type call struct {
 	opts     driver.TxOptions    // opBegin
 	readOnly bool                // opBegin of a transaction that may run on a standby
 
+	// work, if not nil, is what a statement does in place of being sent: what
+	// database/sql has no call for.
+	work      func(context.Context, *pgx.Conn) error
+	delivered bool // some of what came of k is with its caller, who would see it twice
+	movable   bool // the socket that k waits on may be closed, for k runs elsewhere then
+
 	// onlyStandby is set where the primary may have run k: once more would be
 	// twice, but for a standby, which has no effect to repeat.
 	onlyStandby bool
@@ -48,15 +56,27 @@ type call struct {
 	result driver.Result
 	stmt   driver.Stmt // opPrepare; also the statement that rows of a prepared query need
 	tx     driver.Tx
+	over   context.CancelFunc // of a hedged read: ends the context that it ran under, when rows are closed
+
+	ob       *observation  // nil where nobody wants to know
+	acquired time.Duration // see Operation.Acquire; only with ob
+	affected int64         // rows that work has copied, sent or stored
 }
 
 // do does the op on the leased connection.
 func (k *call) do(ctx context.Context) (err error) {
 	l := &k.l
+	if l.pg != nil {
+		l.pg.waitCancelled = nil
+	}
 	switch k.op {
 	case opQuery, opExec:
+		open := l.pg != nil && !l.closed()
 		if err = k.execute(ctx); err != nil && k.prepared {
 			err = asPrepared(err)
+		}
+		if open && errors.Is(err, driver.ErrBadConn) && l.closed() {
+			err = errBroke
 		}
 	case opPrepare:
 		k.stmt, err = l.dc.PrepareContext(ctx, k.sql)
@@ -65,10 +85,8 @@ func (k *call) do(ctx context.Context) (err error) {
 	case opPing:
 		err = l.dc.Ping(ctx)
 	}
-	if err == nil && l.pg != nil && k.op == opExec && !k.isHarmless() {
-		// A server that was asked to cancel while it waits for a synchronous
-		// standby says that it has committed; the standby may not have it.
-		err = ctx.Err()
+	if err == nil && k.op == opExec {
+		err = l.pg.notReplicated(ctx)
 	}
 	return asCancelled(ctx, err)
 }
@@ -86,6 +104,9 @@ func asPrepared(err error) error {
 // execute runs a statement.
 func (k *call) execute(ctx context.Context) (err error) {
 	l := &k.l
+	if k.work != nil {
+		return k.doWork(ctx)
+	}
 	if k.prepared && !l.cachesStatements() {
 		return k.doPrepared(ctx)
 	}
@@ -108,6 +129,7 @@ func (k *call) execute(ctx context.Context) (err error) {
 // the caller owes k.l to settle; on failure nothing is owed.
 func (cn *Conn) run(ctx context.Context, k *call) error {
 	cn.enter(ctx)
+	cn.route = route{}
 	if cn.holds() {
 		return cn.runHeld(ctx, k)
 	}
@@ -116,27 +138,52 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 	var (
 		firstErr error // what the caller sees if no server can do better
 		retries  int   // on the same server
+		refused  bool  // by a standby
 	)
 	for {
 		p, d, err := cn.place(ctx, k, &t)
 		if err != nil {
+			if k.ob != nil {
+				k.ob.place(k, p, -1, d.Reason, t.Now)
+			}
 			if firstErr != nil {
 				err = firstErr
 			}
 			return callerError(ctx, err)
 		}
+		first := p.servers[d.Server]
+		if c.hedges && k.mayHedge(p.Servers[d.Server].Role) {
+			p, d, err = cn.hedge(ctx, k, &t, p, d)
+		} else {
+			err = c.attempt(ctx, k, &t, p, d)
+		}
+		if k.ob != nil {
+			k.ob.place(k, p, d.Server, d.Reason, t.Now)
+		}
 		srv, role := p.servers[d.Server], p.Servers[d.Server].Role
-		err = cn.attempt(ctx, k, p, d)
+		if k.l.pg != nil && k.l.pg == cn.left {
+			cn.pinned, cn.alters = true, cn.alters || cn.leftAlters
+		}
+		if k.l.conn != nil {
+			cn.route = route{server: srv, why: d.Reason, p: p, at: t.Now}
+			if refused {
+				cn.route.why = routing.ReasonMisroute
+			}
+		}
+		if t.trial != nil {
+			c.tried(ctx, k, &t, first, srv, err)
+		}
 		if err == nil {
+			cn.note(k)
 			srv.count(d.Reason)
-			cn.noteRead(k, srv, role, t.version)
+			cn.noteRead(k, p, d.Server, t.version)
 			if p.rehearsal != nil {
 				cn.rehearse(ctx, k, p, t)
 			}
 			return nil
 		}
 		next := judge(ctx, k, role, err)
-		if ended(ctx) == nil && isEvidence(&k.l, err) {
+		if ended(ctx) == nil && k.isEvidence(role, err) {
 			c.suspect(srv)
 		}
 		if k.l.conn != nil {
@@ -178,18 +225,27 @@ func (cn *Conn) run(ctx context.Context, k *call) error {
 		case elsewhere:
 			t.avoid = append(t.avoid, srv)
 			retries = 0
-		case onPrimary:
-			c.heal(ctx, k, srv, err)
-			t.Hint = routing.Primary
-			firstErr = nil // the primary's answer is the one that counts
-		case stalePrimary:
+			if role != routing.Primary || k.onlyStandby || len(p.servers) == 1 || cn.plan(k, &t, p).Server >= 0 {
+				break
+			}
+			// Nobody else may run it: a hint says so, or what its session knows.
+			// It waits for this server, or the one that is promoted.
+			t.avoid = t.avoid[:len(t.avoid)-1]
+			fallthrough
+		case misplaced:
 			// It is under suspicion now, so that place waits for what the
 			// servers say.
 			if t.lost++; t.lost >= maxRetries {
 				return callerError(ctx, err)
 			}
+		case onPrimary:
+			c.heal(ctx, k, srv, err)
+			refused = true
+			t.Hint = routing.Primary
+			firstErr = nil // the primary's answer is the one that counts
 		}
 		c.retries.Add(1)
+		k.ob.retry(err)
 	}
 }
 
@@ -201,11 +257,11 @@ const maxRetries = 3
 // what has come of it so far.
 type trip struct {
 	routing.Session
-	own     routing.Instant // the part of Wrote that is its own checkout's and session's
-	avoid   []*server       // have failed it
-	past    *past           // of the context's session; nil if there is none
-	version uint64          // of past when the trip began
-	seen    [2]sight        // what earlier reads have shown: those of past, those of the checkout
+	avoid   []*server // have failed it
+	trial   *server   // which it tries out; nil for none
+	past    *past     // of the context's session; nil if there is none
+	version uint64    // of past when the trip began
+	seen    [2]sight  // what earlier reads have shown: those of past, those of the checkout
 
 	ready bool      // it has waited for a replica to hold what it must see
 	since time.Time // when it began to wait for a primary; zero if it has not
@@ -218,16 +274,21 @@ func (cn *Conn) trip(ctx context.Context, k *call) trip {
 	t := trip{
 		Session: routing.Session{
 			Wrote:      cn.wrote,
+			Others:     cn.c.ownWrites(),
 			MaxLag:     h.maxLag,
 			Hint:       h.role,
 			ReadOnlyTx: k.readOnly,
 		},
 		past: cn.past,
 	}
+	if h.try != nil && k.op == opBegin {
+		t.avoid = slices.Clone(h.try.avoid)
+	}
 	if cn.left != nil {
-		if cn.left.gone.Load() {
+		switch {
+		case cn.left.gone.Load():
 			cn.left = nil
-		} else {
+		case cn.leftAlters:
 			t.Hint = routing.Primary
 		}
 	}
@@ -238,16 +299,16 @@ func (cn *Conn) trip(ctx context.Context, k *call) trip {
 	if t.past != nil {
 		t.past.recall(&t, cn.c.view.Load())
 	}
-	t.own = t.Wrote
-	if all := cn.c.ownWrites(); all > t.Wrote {
-		t.Wrote, t.WroteLSN = all, 0
-	}
 	return t
 }
 
 // look puts what t knows of servers into the terms of p.
 func (t *trip) look(p *picture, now routing.Instant) {
 	t.Now = now
+	t.Trial = 0
+	if t.trial != nil {
+		t.Trial = 1 + p.index(t.trial)
+	}
 	t.Avoid = nil
 	for _, s := range t.avoid {
 		if i := p.index(s); i >= 0 {
@@ -261,21 +322,69 @@ func (t *trip) look(p *picture, now routing.Instant) {
 	}
 }
 
+// confirm returns nil if what pg leads to is a standby and has all that server i of
+// p was chosen for. A connection that is newer than the last answer of that server
+// may be to one that has crashed since and has its way still to go, or that was
+// promoted unseen. On a connection that is older there is no such doubt: a crash
+// would have ended it.
+func (t *trip) confirm(ctx context.Context, c *Connector, pg *physical, p *picture, i int) error {
+	if pg.isNew {
+		err := pg.confirm(ctx, p.Servers[i].LSN)
+		if errors.Is(err, errPromoted) {
+			// Others may have replaced it since. The probe tells.
+			s := p.servers[i]
+			c.await(ctx, 0, func(p *picture) bool { return p.role(s) != routing.Replica })
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if p.Servers[i].LSN == 0 {
+		return nil // nobody knows what it had
+	}
+	// What was read there since then is beyond that position. The next answer
+	// tells whether the server is still the one that has shown it.
+	made := c.instant(pg.made)
+	for j, seen := range t.Seen {
+		if seen.At == 0 || seen.Server != i+1 || seen.LSN != 0 || made < p.answered[i] {
+			continue
+		}
+		s := t.seen[j]
+		heard := func(p *picture) bool {
+			i := p.index(s.on)
+			return i < 0 || p.answered[i] > made || p.since[i] != s.life
+		}
+		if !c.await(ctx, 0, heard) {
+			return errBehind
+		}
+		if p := c.view.Load(); p.index(s.on) < 0 || p.since[p.index(s.on)] != s.life {
+			return errBehind
+		}
+	}
+	return nil
+}
+
 // place decides where k runs, and waits where that is of use: for a replica
 // that holds what k must see, for a primary while the herd has none.
 func (cn *Conn) place(ctx context.Context, k *call, t *trip) (*picture, routing.Decision, error) {
 	c := cn.c
 	for {
 		p := c.view.Load()
+		if p.ejected && t.trial == nil {
+			t.trial = c.tryOut(k, p)
+		}
 		d := cn.plan(k, t, p)
 		waits := d.Reason == routing.ReasonReadYourWrites || d.Reason == routing.ReasonMonotonic
 		switch {
 		case waits && !t.ready && (d.Server < 0 || c.cfg.ConsistencyTimeout > 0 && cn.isOwn(k, t, p)):
 			t.ready = true
-			c.await(ctx, c.cfg.ConsistencyTimeout, func(p *picture) bool {
+			c.waits.Add(1)
+			if !c.await(ctx, c.cfg.ConsistencyTimeout, func(p *picture) bool {
 				d := cn.plan(k, t, p)
 				return d.Server >= 0 && (d.Server != p.Primary || !cn.isOwn(k, t, p))
-			})
+			}) {
+				c.waitsFailed.Add(1)
+			}
 			continue
 		case p.serves(d):
 			return p, d, nil
@@ -293,6 +402,7 @@ func (cn *Conn) place(ctx context.Context, k *call, t *trip) (*picture, routing.
 		able := func(p *picture) bool { return p.serves(cn.plan(k, t, p)) }
 		if t.since.IsZero() {
 			t.since = time.Now()
+			c.primaryWaits.Add(1)
 			c.await(ctx, 0, able)
 			continue
 		}
@@ -331,7 +441,7 @@ func (cn *Conn) isOwn(k *call, t *trip, p *picture) bool {
 		return false
 	}
 	s := t.Session
-	s.Wrote, s.WroteLSN, s.Seen = cn.c.ownWrites(), 0, [2]routing.Sight{}
+	s.Wrote, s.WroteLSN, s.Seen = 0, 0, [2]routing.Sight{}
 	d := routing.Decide(k.st, s, &p.View, p, 0)
 	return d.Server >= 0 && d.Server != p.Primary
 }
@@ -363,6 +473,7 @@ func (cn *Conn) runHeld(ctx context.Context, k *call) error {
 	}
 	why := cn.heldFor()
 	k.l.owner.count(why)
+	cn.ranHeld(why)
 	if cn.c.cfg.ReadPreference == routing.Shadow {
 		cn.rehearseHeld(ctx, k, why)
 	}
@@ -370,36 +481,55 @@ func (cn *Conn) runHeld(ctx context.Context, k *call) error {
 	if err != nil && !k.l.inTransaction() && isStalePlan(err) && k.isOneCommand() {
 		err = k.do(ctx)
 	}
+	if k.ob != nil {
+		p := cn.c.view.Load()
+		k.ob.place(k, p, p.index(k.l.owner), why, cn.c.now())
+	}
 	if err != nil {
+		cn.try.noteError(err)
 		cn.c.learnLate(ctx, k.sql, k.st, &k.l, err)
 		cn.noteWrite(k.st, &k.l)
 		cn.settle(&k.l)
 		return callerError(ctx, err)
 	}
 	cn.note(k)
-	cn.noteRead(k, k.l.owner, cn.c.view.Load().role(k.l.owner), unordered)
+	p := cn.c.view.Load()
+	cn.noteRead(k, p, p.index(k.l.owner), unordered)
 	return nil
 }
 
 // attempt leases a connection of the server that was decided for and runs k on
 // it.
-func (cn *Conn) attempt(ctx context.Context, k *call, p *picture, d routing.Decision) error {
+func (c *Connector) attempt(ctx context.Context, k *call, t *trip, p *picture, d routing.Decision) error {
 	srv, role := p.servers[d.Server], p.Servers[d.Server].Role
-	slot, err := cn.c.takeOver(ctx, p, d)
+	k.l = lease{} // that of the attempt before is given back
+	slot, err := c.takeOver(ctx, p, d)
 	if err != nil {
 		return err
 	}
-	if err := srv.lease(ctx, &k.l); err != nil {
+	err = srv.lease(ctx, &k.l)
+	if k.ob != nil {
+		k.acquired = k.ob.elapsed()
+	}
+	if err != nil {
 		slot.free()
-		if cn.c.closed.Load() {
+		if c.closed.Load() {
 			return ErrClosed
 		}
 		return err
 	}
 	k.l.slot = slot
-	if k.needsPrimary() && k.l.onStandby() {
+	if now := c.view.Load(); role == routing.Primary && now != p && now.role(srv) != role {
+		// It was replaced while k waited for a connection. Only those that were
+		// there when that was learned are cut.
+		k.l.release()
+		k.l = lease{}
+		return errDemoted
+	}
+	if (role == routing.Primary || k.needsPrimary()) && k.l.onStandby() {
 		// An old connection may not have heard of a promotion; a new one
-		// tells the truth.
+		// tells the truth. What a read was sent to the primary for, a
+		// standby may not have.
 		var err error = driver.ErrBadConn
 		if k.l.pg.isNew {
 			err = errDemoted
@@ -413,39 +543,41 @@ func (cn *Conn) attempt(ctx context.Context, k *call, p *picture, d routing.Deci
 		k.l = lease{}
 		return errPromoted
 	}
-	if role == routing.Replica && k.l.pg != nil && k.l.pg.isNew {
-		if err := k.l.pg.confirm(ctx, p.Servers[d.Server].LSN); err != nil {
+	if role == routing.Replica && k.l.pg != nil {
+		if err := t.confirm(ctx, c, k.l.pg, p, d.Server); err != nil {
 			k.l.discard()
 			k.l = lease{}
 			return err
 		}
 	}
-	if k.l.pg != nil && k.l.pg == cn.left {
-		cn.pinned = true
-	}
-	var start time.Time
-	timed := cn.c.cfg.LoadBalanceHosts == routing.Latency && k.st.Class == routing.Read
+	var start routing.Instant
+	balanced := c.cfg.LoadBalanceHosts == routing.Latency
+	timed := k.st.Class == routing.Read && k.work == nil &&
+		(balanced || role == routing.Replica && (c.cfg.HedgeAfter.Percentile != 0 || srv.decisions[d.Reason].Load()%sampleEvery == 0))
 	if timed {
-		start = time.Now()
+		start = c.now()
 	}
-	movable := role == routing.Primary && k.isHarmless() && !k.mayHaveEffect(role) && k.l.pg != nil
-	if movable {
+	k.movable = role == routing.Primary && k.isHarmless() && !k.mayHaveEffect(role) && k.l.pg != nil
+	if k.movable {
 		k.l.pg.socket.beginRead()
 	}
 	err = k.do(ctx)
-	if movable {
-		k.l.pg.socket.endRead()
-	}
+	k.settleDown()
 	if err != nil {
 		return err
 	}
 	if timed {
-		srv.observe(time.Since(start))
+		took := c.now().Sub(start)
+		if balanced {
+			srv.observe(took)
+		}
+		if role == routing.Replica {
+			srv.times.add(took)
+		}
 	}
 	if k.l.pg != nil && k.l.onStandby() != (role == routing.Replica) {
-		cn.c.refresh() // it was promoted, or demoted
+		c.refresh() // it was promoted, or demoted
 	}
-	cn.note(k)
 	return nil
 }
 
@@ -464,6 +596,7 @@ func (cn *Conn) note(k *call) {
 	// tell stay pinned until check-in.
 	if k.st.Pins && (k.st.Class != routing.Txn || k.l.pg == nil) {
 		cn.pinned = true
+		cn.alters = cn.alters || !k.st.PinsLocks
 	}
 	if mayWrite(k.st) {
 		cn.stays = true
@@ -474,14 +607,22 @@ func (cn *Conn) note(k *call) {
 }
 
 // noteWrite remembers that st may have written, or changed definitions, as of
-// now. Inside a transaction that counts when the transaction ends.
+// now. Inside a transaction that counts when the transaction ends; a lock counts
+// at once.
 func (cn *Conn) noteWrite(st *routing.Statement, l *lease) {
 	open := cn.inTx || l.inTransaction()
+	if open && (mayWrite(st) || st.Reason == routing.ReasonUnresolved) {
+		cn.try.noteWrite()
+	}
 	cn.redefines = cn.redefines || st.DDL
 	if !open {
 		cn.forgetRedefined()
 	}
 	switch {
+	case st.Reason == routing.ReasonLock:
+		// Whoever had the lock before has written what it protects. Reads on other
+		// connections must see that as soon as the lock is taken.
+		cn.wroteNow()
 	case mayWrite(st) && open:
 		cn.pending = true
 	case st.Reason == routing.ReasonUnresolved && !l.onStandby():
@@ -522,12 +663,13 @@ func (cn *Conn) decide(st *routing.Statement, t *trip, p *picture) routing.Decis
 		tie = rand.Uint64()
 	}
 	d := routing.Decide(st, t.Session, &p.View, p, tie)
-	if t.Wrote > t.own && !p.serves(d) && (d.Reason == routing.ReasonNoServer || d.Reason == routing.ReasonReadYourWrites) {
+	gone := p.Primary < 0 || p.lost
+	if t.Others != 0 && !p.serves(d) && (gone || d.Reason == routing.ReasonNoServer || d.Reason == routing.ReasonReadYourWrites) {
 		// The primary is gone, and with it the only server known to hold what
 		// others wrote through this herd. That we show it to everybody is more
 		// than was asked for; an outage of all reads would be too high a price.
 		s := t.Session
-		s.Wrote = t.own
+		s.Others = 0
 		d = routing.Decide(st, s, &p.View, p, tie)
 	}
 	if d.Reason == routing.ReasonReadYourWrites || d.Reason == routing.ReasonMonotonic {

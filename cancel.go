@@ -44,13 +44,17 @@ const (
 // Methods are called by one goroutine at a time; [ctxwatch.ContextWatcher] sees
 // to that.
 type canceller struct {
-	conn   *pgconn.PgConn
+	conn     *pgconn.PgConn
+	patience time.Duration // see cancelPatience
+
 	over   chan struct{} // closed when the statement is over
 	quiet  chan struct{} // closed when no request is under way any more
 	astray bool          // one may be, all the same; to be read when quiet is closed
 }
 
-func newCanceller(conn *pgconn.PgConn) ctxwatch.Handler { return &canceller{conn: conn} }
+func newCanceller(conn *pgconn.PgConn) ctxwatch.Handler {
+	return &canceller{conn: conn, patience: cancelPatience}
+}
 
 // HandleCancel is called when the context of what runs has ended.
 func (c *canceller) HandleCancel(ended context.Context) {
@@ -60,7 +64,7 @@ func (c *canceller) HandleCancel(ended context.Context) {
 		close(c.quiet)
 		return
 	}
-	deadline := time.Now().Add(cancelPatience)
+	deadline := time.Now().Add(c.patience)
 	c.conn.Conn().SetDeadline(deadline)
 	go func() {
 		defer close(c.quiet)
@@ -106,6 +110,31 @@ func (c *canceller) HandleUnwatchAfterCancel() {
 	}
 }
 
+// notReplicated returns an error where the last call on p has committed, and its
+// caller has by the end of ctx cancelled the wait for the synchronous standbys to
+// have it. The server calls that a success, with a warning. Any other success is
+// one, however late it comes: the caller knows then what became of the call.
+// https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION-HA
+func (p *physical) notReplicated(ctx context.Context) error {
+	if p == nil || p.waitCancelled == nil {
+		return nil
+	}
+	if over := ended(ctx); over != nil {
+		return &cancelledError{over, p.waitCancelled}
+	}
+	return nil // somebody else has cancelled the wait, who will know why
+}
+
+// physicalKey is where the custom data of a pgconn.PgConn has its *physical.
+const physicalKey = "github.com/pgherd/pgherd.physical"
+
+// noteNotice is the [pgconn.NoticeHandler] of the pools' connections.
+func noteNotice(conn *pgconn.PgConn, n *pgconn.Notice) {
+	if p, ok := conn.CustomData()[physicalKey].(*physical); ok && n.Routine == "SyncRepWaitForLSN" {
+		p.waitCancelled = (*pgconn.PgError)(n)
+	}
+}
+
 type patienceKey struct{}
 
 // withPatience returns a context under which nothing is cancelled when it ends:
@@ -114,9 +143,10 @@ func withPatience(ctx context.Context, d time.Duration) context.Context {
 	return context.WithValue(ctx, patienceKey{}, d)
 }
 
-// A cancelledError is what becomes of a statement that a server cancelled
-// because the context of its caller had ended. It is both to errors.Is and
-// errors.As: the end of the context, and the server's *[pgconn.PgError].
+// A cancelledError is what becomes of a statement that a server cancelled, or
+// whose synchronous replication it did not wait for, because the context of its
+// caller had ended. It is both to errors.Is and errors.As: the end of the context,
+// and the server's *[pgconn.PgError].
 type cancelledError struct {
 	over   error // of the context
 	answer error

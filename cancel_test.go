@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,9 +31,22 @@ func TestCancelKeepsTheConnection(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &pgErr) || pgErr.Code != "57014" {
 			t.Errorf("err = %v, want the context's and SQLSTATE 57014", err)
 		}
+		if pgconn.Timeout(err) {
+			t.Error("pgconn.Timeout knows the error, which doc.go denies")
+		}
 	}
-	brief := func() (context.Context, context.CancelFunc) {
-		return context.WithTimeout(t.Context(), 50*time.Millisecond)
+	// briefly runs a statement under a deadline that it meets once the server has
+	// begun with it, which on a busy machine may take a while.
+	briefly := func(run func(ctx context.Context) error) (err error) {
+		for d := 50 * time.Millisecond; d < 10*time.Second; d *= 2 {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			err = run(ctx)
+			cancel()
+			if pgErr := (*pgconn.PgError)(nil); err == nil || errors.As(err, &pgErr) {
+				break
+			}
+		}
+		return err
 	}
 	conn, err := db.Conn(t.Context())
 	if err != nil {
@@ -49,9 +63,7 @@ func TestCancelKeepsTheConnection(t *testing.T) {
 			return err
 		},
 	} {
-		ctx, cancel := brief()
-		cancelled(t, run(ctx))
-		cancel()
+		cancelled(t, briefly(run))
 		if got := get[int](t, conn, "select pg_backend_pid()"); got != pid {
 			t.Fatalf("backend %d, then %d", pid, got)
 		}
@@ -61,7 +73,7 @@ func TestCancelKeepsTheConnection(t *testing.T) {
 	}
 	conn.Close()
 
-	ctx, cancel := brief()
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
@@ -186,6 +198,7 @@ func TestCancelMeetsNoNeighbour(t *testing.T) {
 
 // A server that does not answer holds nobody beyond the deadline for long.
 func TestCancelOnFrozenServer(t *testing.T) {
+	t.Parallel()
 	h := pgherdtest.Start(t)
 	db := openDB(t, h.DSN())
 	mustExec(t, db, "create table c (n int)")
@@ -202,4 +215,188 @@ func TestCancelOnFrozenServer(t *testing.T) {
 	if took := time.Since(begun); took > 10*time.Second {
 		t.Errorf("the call returned after %v", took)
 	}
+}
+
+// A statement that succeeds although it was cancelled has succeeded.
+func TestLateSuccessIsSuccess(t *testing.T) {
+	h := sharedHerd(t)
+	d := h.CreateDatabase(t)
+	db := openDB(t, d.DSN())
+	mustExec(t, db, "create table c (n int)")
+	createStubborn(t, db)
+	side, err := sql.Open("pgx", d.ServerDSN(h.Primary()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer side.Close()
+	insertLate(t, side, func(ctx context.Context) error {
+		_, err := db.ExecContext(ctx, "insert into c select stubborn()")
+		return err
+	})
+	insertLate(t, side, func(ctx context.Context) error { return execPrepared(ctx, db, "insert into c select stubborn()") })
+}
+
+// createStubborn creates a function that returns as soon as it is cancelled.
+func createStubborn(t *testing.T, db execer) {
+	mustExec(t, db, `create function stubborn() returns int language plpgsql as $$begin
+		perform pg_sleep(60); return 0;
+		exception when query_canceled then return 1;
+		end$$`)
+}
+
+// insertLate has insert call stubborn for a row of c and cancels it, until it has
+// succeeded. side leads to the primary.
+func insertLate(t *testing.T, side *sql.DB, insert func(context.Context) error) {
+	t.Helper()
+	rows := func() int { return get[int](t, side, "select count(*) from c") }
+	before := rows()
+	var err error
+	for range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- insert(ctx) }()
+		eventually(t, "the statement sleeps", func() bool {
+			return get[int](t, side, "select count(*) from pg_stat_activity where datname = current_database() and wait_event = 'PgSleep'") == 1
+		})
+		cancel()
+		if err = <-done; err == nil {
+			if rows() == before {
+				t.Error("the row is not there")
+			}
+			return
+		}
+		// On a busy machine a second request to cancel may meet it behind the
+		// function, or the answer take longer than the herd waits.
+	}
+	t.Errorf("the last of many attempts: %v", err)
+}
+
+func execPrepared(ctx context.Context, db *sql.DB, query string) error {
+	stmt, err := db.PrepareContext(ctx, query)
+	if err != nil {
+		return err
+	}
+	defer stmt.Close()
+	_, err = stmt.ExecContext(ctx)
+	return err
+}
+
+// A server that is asked to cancel a statement that waits for a synchronous
+// standby says that it was committed. The standby may not have it, and the caller
+// hears of that, unless it was somebody else who cancelled.
+func TestWaitForSynchronousStandbyIsCancelled(t *testing.T) {
+	t.Parallel()
+	h := pgherdtest.Start(t)
+	db := openDB(t, h.DSN(), "pool_max_conns=1")
+	mustExec(t, db, "create table c (n int)")
+	side, err := sql.Open("pgx", h.Primary().DSN())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer side.Close()
+	mustExec(t, side, "alter system set synchronous_standby_names = 'replica1'")
+	mustExec(t, side, "select pg_reload_conf()")
+	eventually(t, "the standby is synchronous", func() bool {
+		return get[string](t, side, "select coalesce(max(sync_state), '') from pg_stat_replication") == "sync"
+	})
+	if err := h.Replica(1).PartitionReplication(); err != nil {
+		t.Fatal(err)
+	}
+	const waits = " from pg_stat_activity where wait_event = 'SyncRep'"
+	// Sessions wait once the checkpointer has read the settings, too, which none
+	// can see.
+	eventually(t, "commits wait for the standby", func() bool {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			mustExec(t, side, "insert into c values (0)")
+		}()
+		for {
+			select {
+			case <-done:
+				return false
+			default:
+			}
+			if get[int](t, side, "select count(pg_cancel_backend(pid))"+waits) == 1 {
+				<-done
+				return true
+			}
+		}
+	})
+	// during runs a write, and end while it waits for the standby.
+	during := func(write func(ctx context.Context) error, end func(cancel context.CancelFunc)) error {
+		eventually(t, "nothing waits any more", func() bool { return get[int](t, side, "select count(*)"+waits) == 0 })
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		done := make(chan error, 1)
+		go func() { done <- write(ctx) }()
+		eventually(t, "the write waits for the standby", func() bool { return get[int](t, side, "select count(*)"+waits) == 1 })
+		end(cancel)
+		return <-done
+	}
+	text := func(ctx context.Context) error {
+		conn, err := db.Conn(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		mustExec(t, conn, "begin")
+		mustExec(t, conn, "insert into c values (1)")
+		_, err = conn.ExecContext(ctx, "commit")
+		return err
+	}
+	exec := func(ctx context.Context) error {
+		_, err := db.ExecContext(ctx, "insert into c values (1)")
+		return err
+	}
+	writes := map[string]func(ctx context.Context) error{
+		"exec":     exec,
+		"prepared": func(ctx context.Context) error { return execPrepared(ctx, db, "insert into c values (1)") },
+		"returning": func(ctx context.Context) error {
+			return db.QueryRowContext(ctx, "insert into c values (1) returning n").Scan(new(int))
+		},
+		"commit as text": text,
+		"copy": func(ctx context.Context) error {
+			_, err := pgherd.CopyIn(ctx, db, "copy c from stdin", strings.NewReader("1\n"))
+			return err
+		},
+	}
+	written := 0
+	for name, write := range writes {
+		// On a busy machine the answer may take longer than the herd waits, and
+		// database/sql may see the end of the context before that of the rows.
+		told := false
+		for attempt := 0; !told && attempt < 20; attempt++ {
+			err = during(write, func(cancel context.CancelFunc) { cancel() })
+			written++
+			if err == nil && name == "returning" {
+				continue // the row was read when database/sql closed the rows, and it keeps their error
+			}
+			if !errors.Is(err, context.Canceled) {
+				t.Fatalf("%s: %v, want the caller's cancellation", name, err)
+			}
+			var notice *pgconn.PgError
+			told = errors.As(err, &notice) && notice.Code == "01000" || name == "returning"
+		}
+		if !told {
+			t.Errorf("%s: %v does not tell what the server said", name, err)
+		}
+	}
+	eventually(t, "nothing waits any more", func() bool { return get[int](t, side, "select count(*)"+waits) == 0 })
+	if n := get[int](t, side, "select sum(n) from c"); n != written {
+		t.Errorf("%d rows are there, want %d", n, written)
+	}
+	err = during(exec, func(context.CancelFunc) { mustExec(t, side, "select pg_cancel_backend(pid)"+waits) })
+	if err != nil {
+		t.Errorf("after an administrator has ended the wait: %v", err)
+	}
+	// What a connection was told once does not count for what it does next.
+	mustExec(t, side, "alter system reset synchronous_standby_names")
+	mustExec(t, side, "select pg_reload_conf()")
+	eventually(t, "no standby is synchronous", func() bool { return get[string](t, side, "show synchronous_standby_names") == "" })
+	createStubborn(t, side)
+	insertLate(t, side, func(ctx context.Context) error {
+		_, err := db.ExecContext(ctx, "insert into c select stubborn()")
+		return err
+	})
 }

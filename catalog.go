@@ -96,6 +96,7 @@ func (cn *Conn) forgetRedefined() {
 		return
 	}
 	cn.redefines = false
+	cn.c.types.changed()
 	if k := cn.c.names.Load(); k != nil {
 		k.Invalidate()
 	}

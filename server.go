@@ -5,13 +5,14 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"log/slog"
 	"net"
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/pgherd/pgherd/internal/durations"
 	"github.com/pgherd/pgherd/internal/sqlconn"
 	"github.com/pgherd/pgherd/lagprobe"
 	"github.com/pgherd/pgherd/routing"
@@ -20,11 +21,13 @@ import (
 // A server is one member of the herd: its pool of physical connections and
 // what we count about it. Safe for concurrent use.
 type server struct {
-	name     string
-	zone     string
-	weight   int
-	believed routing.Role    // Unknown: the server is asked
-	config   *pgx.ConnConfig // nil for a ready-made handle
+	name        string
+	zone        string
+	weight      int
+	order       int              // of its host in the DSN; after all of them for one that was added
+	believed    routing.Role     // Unknown: the server is asked
+	config      *serverConfig    // nil for a ready-made handle
+	credentials *credentialCache // nil for one, and for a password that does not change
 
 	// For a host of a DSN, all three are nil before open.
 	db    *sql.DB // the pool; its connections are *physical if config is set
@@ -42,26 +45,47 @@ type server struct {
 	returned  atomic.Int64    // Instant at which it came back, or joined a running herd; 0 for never
 	up, wasUp bool            // in the current picture; ever before. Guarded by Connector.mu
 	status    lagprobe.Status // the probe's latest word; guarded by Connector.mu
+	ejection  ejection        // guarded by Connector.mu
+	trial     atomic.Int64    // Instant from which a statement may try it out while it is ejected
 
 	inFlight atomic.Int64 // leases taken and not yet given back, those waiting included
 	latency  atomic.Int64 // moving average of the time to a read's answer, in ns; kept only for Balance Latency
+	times    times        // to the answers of some of the reads, as a replica
+	p99      atomic.Int64 // of times, in ns; zero where nothing is known
+	progress progress     // of its answers; belongs to Connector.watch
 	failed   atomic.Int64 // Instant of the last connection failure that a statement met; 0 for none
 
 	decisions [routing.NumReasons]atomic.Uint64
 	shadow    [routing.NumReasons]atomic.Uint64 // decisions of the rehearsal
 	failures  atomic.Uint64                     // connection failures that statements met
+	ejections atomic.Uint64
+
+	role          routing.Role // in the last picture that knew it; guarded by Connector.mu
+	roleChanges   atomic.Uint64
+	checks        durations.Histogram // answers to the probe
+	checkFailures atomic.Uint64
+	connects      connects
 
 	sockets sockets
 }
 
+// connects counts the connections of a server's pool that were opened, or could
+// not be. It is safe for concurrent use.
+type connects struct {
+	version  atomic.Pointer[string] // what the server last called it; nil before it was connected to
+	took     durations.Histogram
+	failures atomic.Uint64
+}
+
 // newServer returns the member for one host of a DSN. It has no pool before
 // open.
-func newServer(h Host, pc *pgx.ConnConfig, cfg *Config) *server {
+func newServer(h Host, sc *serverConfig, cfg *Config) *server {
 	return &server{
 		name:           h.Name,
 		zone:           h.Zone,
 		weight:         h.Weight,
-		config:         pc,
+		config:         sc,
+		credentials:    newCredentialCache(h.Name, sc.ConnConfig, cfg.provider(), cfg.Logger),
 		limit:          cfg.PoolMaxConns,
 		acquireTimeout: cfg.AcquireTimeout,
 	}
@@ -69,15 +93,18 @@ func newServer(h Host, pc *pgx.ConnConfig, cfg *Config) *server {
 
 // open makes the pool, and the probe's handle, of a host of a DSN. A sql.DB has
 // a goroutine of its own, which is why it is not made earlier.
-func (s *server) open(cfg *Config) {
+func (s *server) open(cfg *Config, types *typeLoader) {
 	if s.config == nil {
 		return
 	}
+	if isRemote(s.config.Host) && protectionOf(s.config.ConnConfig) != verified && cfg.Logger != nil {
+		cfg.Logger.LogAttrs(context.Background(), slog.LevelWarn, "pgherd: who answers for a server is not verified; sslmode=verify-full does that", slog.String("server", s.name))
+	}
 	// The probe's connections are not among s.sockets: it must find out by
 	// itself when a server that was given up answers again.
-	s.asked = stdlib.OpenDB(*s.config)
+	s.asked = sql.OpenDB(s.connector(s.config.ConnConfig))
 	s.asked.SetMaxOpenConns(1)
-	s.catalog = stdlib.OpenDB(*s.config)
+	s.catalog = sql.OpenDB(s.connector(s.config.ConnConfig))
 	s.catalog.SetMaxOpenConns(1)
 	s.catalog.SetConnMaxLifetime(catalogLifetime)
 
@@ -87,10 +114,19 @@ func (s *server) open(cfg *Config) {
 		return s.sockets.dial(ctx, func(ctx context.Context) (net.Conn, error) { return dial(ctx, network, addr) })
 	}
 	pooled.BuildContextWatcherHandler = newCanceller
+	pooled.OnNotice = noteNotice
+	pooled.Tracer = cfg.Tracer
+	var options []stdlib.OptionOpenDB
+	if cfg.AfterConnect != nil {
+		options = append(options, stdlib.OptionAfterConnect(cfg.AfterConnect))
+	}
 	s.db = sql.OpenDB(&physicalConnector{
-		Connector: stdlib.GetConnector(*pooled),
+		Connector: s.connector(pooled, options...),
+		name:      s.name,
+		types:     types,
 		lifetime:  cfg.PoolMaxConnLifetime,
 		jitter:    cfg.PoolMaxConnLifetimeJitter,
+		connects:  &s.connects,
 	})
 	s.db.SetMaxOpenConns(cfg.PoolMaxConns)
 	// database/sql keeps 2 idle connections if it is not told otherwise: every
@@ -129,10 +165,21 @@ func (s *server) close() error {
 	if s.config == nil || s.db == nil {
 		return nil
 	}
-	return errors.Join(s.db.Close(), s.asked.Close(), s.catalog.Close())
+	if s.credentials != nil {
+		s.credentials.stop()
+	}
+	var errs []error
+	for _, db := range []*sql.DB{s.db, s.asked, s.catalog} {
+		// A connection that was cut meanwhile is as closed as it is to be.
+		if err := db.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
-// keepWarm opens connections until at least n are open.
+// keepWarm opens connections until at least n are open, as far as others leave room
+// for them.
 func (s *server) keepWarm(ctx context.Context, n int) {
 	st := s.db.Stats()
 	missing := n - st.OpenConnections
@@ -140,17 +187,25 @@ func (s *server) keepWarm(ctx context.Context, n int) {
 		return
 	}
 	// The pool hands out idle connections first: hold those too while the
-	// missing ones are opened.
+	// missing ones are opened. They count like leases. Without that, a lease
+	// could find none left within the limit, and wait without a time-out; and
+	// this could wait, with connections in hand, for one whose user waits for those.
 	var held []*sql.Conn
 	for range min(missing+st.Idle, n) {
+		if flight := s.inFlight.Add(1); s.limit > 0 && flight > int64(s.limit) {
+			s.inFlight.Add(-1)
+			break
+		}
 		c, err := s.db.Conn(ctx)
 		if err != nil {
+			s.inFlight.Add(-1)
 			break
 		}
 		held = append(held, c)
 	}
 	for _, c := range held {
 		c.Close()
+		s.inFlight.Add(-1)
 	}
 }
 
@@ -234,6 +289,9 @@ func (s *server) conn(ctx context.Context, n int64) (*sql.Conn, error) {
 // release gives the connection back to its pool, which drops it if it is
 // closed or in a transaction.
 func (l *lease) release() {
+	if l.pg != nil && l.pg.touched && !l.closed() && !l.inTransaction() {
+		l.pg.clean()
+	}
 	l.conn.Close()
 	l.slot.free()
 	l.owner.inFlight.Add(-1)

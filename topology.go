@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 // returns at once; the server gets statements when it has answered the probe and
 // is found fresh enough, slowly at first (slow_start). That it is a replica is
 // not believed: like any member it is asked. Empty fields of h mean what they
-// mean in [Config.Hosts], but for Weight, where 0 means 1.
+// mean in [Config.Hosts], but for Weight, where 0 means 1. The host is one
+// server here, whatever discovery says.
 //
 // It is an error, and nothing is changed, if the name is taken, if the herd
 // is one of ready-made handles (see [Connector.AddMember]), or after Close.
@@ -31,7 +33,9 @@ func (c *Connector) AddReplica(h Host) error {
 	if err != nil {
 		return fmt.Errorf("pgherd: AddReplica: %w", err)
 	}
-	if err := c.add(newServer(cfg.Hosts[0], configs[0], c.cfg)); err != nil {
+	s := newServer(cfg.Hosts[0], configs[0], c.cfg)
+	s.order = math.MaxInt
+	if err := c.add(s); err != nil {
 		return fmt.Errorf("pgherd: AddReplica: %w", err)
 	}
 	return nil
@@ -45,6 +49,7 @@ func (c *Connector) AddMember(m Member) error {
 	}
 	s, err := c.newMember(m)
 	if err == nil {
+		s.order = math.MaxInt
 		err = c.add(s)
 	}
 	if err != nil {
@@ -63,10 +68,11 @@ func (c *Connector) add(s *server) error {
 		return fmt.Errorf("the herd has a server %q already", s.name)
 	}
 	if c.begun.Load() {
-		s.open(c.cfg)
+		s.open(c.cfg, c.types)
 		s.returned.Store(int64(c.now()))
 	}
-	c.setServers(append(slices.Clip(c.view.Load().servers), s))
+	servers := c.view.Load().servers
+	c.setServers(slices.Insert(slices.Clone(servers), byOrder(servers, s.order), s))
 	if !c.begun.Load() || s.asked == nil {
 		return nil
 	}

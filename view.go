@@ -25,11 +25,14 @@ type picture struct {
 	// otherwise.
 	rehearsal *routing.View
 
+	ejected bool // one of the servers is
+
 	// lost reports that the primary does not answer, as opposed to answering
 	// with an error: what must run there had better wait.
 	lost bool
 
 	answered []routing.Instant // when each server was last asked with success; zero for never
+	since    []routing.Instant // names the life of each server that answered: see lagprobe.Sample.Since
 
 	systemID uint64 // of the herd's cluster; zero if unknown
 	timeline uint32 // of the primary, the last one if there is none; zero if unknown
@@ -71,7 +74,7 @@ func (c *Connector) learn(snap lagprobe.Snapshot) {
 		if s.believed != routing.Unknown || st == nil {
 			continue
 		}
-		s.status = *st
+		s.noteAnswer(st)
 		if snap.Primary >= 0 && snap.Servers[snap.Primary].Name == s.name {
 			c.mu.primary = s
 		}
@@ -94,9 +97,23 @@ func (c *Connector) learn(snap lagprobe.Snapshot) {
 			s.cut()
 		}
 	}
-	if old != nil && primary != nil && old != primary {
-		old.cut() // what is committed there from now on is lost
+	if old != nil && old != primary {
+		// It was replaced, if only by one that no more is known of than that a
+		// standby follows it: what is committed there from now on is lost.
+		old.cut()
 	}
+}
+
+// noteAnswer takes the probe's latest word. Connector.mu is held.
+func (s *server) noteAnswer(st *lagprobe.Status) {
+	switch {
+	case !st.Asked.After(s.status.Asked): // it tells of another server
+	case st.Failures > 0:
+		s.checkFailures.Add(1)
+	default:
+		s.checks.Observe(st.Took)
+	}
+	s.status = *st
 }
 
 // isSilent reports whether a server left the last question unanswered. An error
@@ -111,7 +128,8 @@ func isSilent(st *lagprobe.Status) bool {
 }
 
 // suspect takes a server out of the choice for reads, because a statement met
-// a failure of it, until the probe has asked it again.
+// a failure of it, until the probe has asked it again, or for longer if that
+// happens again and again.
 func (c *Connector) suspect(s *server) {
 	s.failures.Add(1)
 	if s.believed != routing.Unknown {
@@ -119,6 +137,9 @@ func (c *Connector) suspect(s *server) {
 	}
 	s.failed.Store(int64(c.now()))
 	c.mu.Lock()
+	if s.up { // else it is the failure that another statement has met
+		c.strikeLocked(s, whyFailing)
+	}
 	c.republishLocked()
 	c.mu.Unlock()
 	c.refresh()
@@ -140,6 +161,7 @@ func (c *Connector) republishLocked() {
 		systemID: c.mu.systemID,
 		timeline: c.mu.timeline,
 		answered: make([]routing.Instant, len(c.mu.servers)),
+		since:    make([]routing.Instant, len(c.mu.servers)),
 		View: routing.View{
 			Servers: make([]routing.Server, len(c.mu.servers)),
 			Primary: -1,
@@ -159,25 +181,36 @@ func (c *Connector) republishLocked() {
 	}
 	for i, s := range p.servers {
 		rs := &p.Servers[i]
-		p.answered[i] = c.instant(s.status.Answered)
+		p.answered[i], p.since[i] = c.instant(s.status.Answered), c.instant(s.status.Since)
 		*rs = routing.Server{Name: s.name, Zone: s.zone, Limit: int64(s.limit), Draining: s.draining.Load()}
 		switch {
 		case s.believed != routing.Unknown:
-			rs.Role, rs.Up, rs.Fresh = s.believed, true, math.MaxInt64
+			rs.Role, rs.Up, rs.Fresh, rs.Shows = s.believed, true, math.MaxInt64, math.MaxInt64
 			if s.believed == routing.Primary {
 				p.Primary = i
 			}
 		case s == c.mu.primary:
 			p.Primary = i
-			p.Asked = p.answered[i]
+			c.mu.asked = p.answered[i]
 			c.describe(rs, s, now)
 			rs.Role = routing.Primary
-			p.lost = !rs.Up && (isSilent(&s.status) || s.status.Err == nil)
+			p.lost = !rs.Up && (isSilent(&s.status) || !s.askedSinceFailure(c))
 		default:
 			c.describe(rs, s, now)
 		}
 		rs.Weight = s.share(now, c.cfg.SlowStart)
+		if rs.Role == routing.Primary {
+			s.ejection = ejection{}
+		}
+		if rs.Role != routing.Unknown && rs.Role != s.role {
+			if s.role != routing.Unknown {
+				s.roleChanges.Add(1)
+			}
+			s.role = rs.Role
+		}
 	}
+	p.markEjected()
+	p.Asked = c.mu.asked
 	if p.Preference == routing.Shadow {
 		p.rehearsal = stage(&p.View, c.onlyPrimary())
 		p.Balance = routing.Random // whose turn it is matters in the rehearsal
@@ -190,18 +223,25 @@ func (c *Connector) republishLocked() {
 // describe fills in what the probe found out about s, and notes its return.
 func (c *Connector) describe(rs *routing.Server, s *server, now routing.Instant) {
 	st := &s.status
-	rs.Up = !st.Asked.IsZero() && st.Err == nil && int64(c.instant(st.Asked)) > s.failed.Load()
+	rs.Up = !st.Asked.IsZero() && st.Err == nil && s.askedSinceFailure(c)
 	if rs.Up && !s.up && s.wasUp {
 		s.returned.Store(int64(now))
 	}
 	s.up, s.wasUp = rs.Up, s.wasUp || rs.Up
-	rs.Fresh, rs.LSN, rs.LagBytes = c.instant(st.Fresh), st.Replayed, st.LagBytes
+	rs.Fresh, rs.Shows = c.instant(st.Fresh), c.instant(st.Shows)
+	rs.LSN, rs.LagBytes = st.Replayed, st.LagBytes
 	switch {
 	case errors.Is(st.Err, lagprobe.ErrForeignCluster):
 		// Not down, which would leave it a last resort: it has other data.
 	case !st.Answered.IsZero() && st.Standby:
 		rs.Role = routing.Replica
 	}
+}
+
+// askedSinceFailure reports whether the last question to s was sent after all
+// failures that statements met. Connector.mu is held.
+func (s *server) askedSinceFailure(c *Connector) bool {
+	return int64(c.instant(s.status.Asked)) > s.failed.Load()
 }
 
 // onlyPrimary reports whether no read may run on a replica, whatever
@@ -212,9 +252,12 @@ func (c *Connector) onlyPrimary() bool {
 	return c.cfg.Consistency == ConsistencyPrimary || strings.EqualFold(c.cfg.Params["default_transaction_isolation"], "serializable")
 }
 
-// impatience is how often servers are asked while a statement waits for what
-// they will say.
-const impatience = 25 * time.Millisecond
+// impatience returns how often servers are asked while a statement waits for what
+// they will say. A large herd is asked less often, as everybody waits when its
+// primary is gone, and all servers are asked each time.
+func impatience(servers int) time.Duration {
+	return 25 * time.Millisecond * time.Duration(max(1, servers/10))
+}
 
 // await has the servers asked until the picture is as ok wants it, and reports
 // whether it came to that. It gives up after d or, without one, when all
@@ -232,7 +275,7 @@ func (c *Connector) await(ctx context.Context, d time.Duration, ok func(*picture
 	begun := time.Now()
 	limit := time.NewTimer(d)
 	defer limit.Stop()
-	again := time.NewTicker(impatience)
+	again := time.NewTicker(impatience(len(c.view.Load().servers)))
 	defer again.Stop()
 	c.refresh()
 	for {
@@ -277,9 +320,13 @@ func (c *Connector) routeError(ctx context.Context, op op, why routing.Reason) e
 	if c.closed.Load() {
 		return ErrClosed
 	}
-	e := &RouteError{Op: op.String(), Reason: why}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.routeErrorLocked(op.String(), why)
+}
+
+func (c *Connector) routeErrorLocked(op string, why routing.Reason) *RouteError {
+	e := &RouteError{Op: op, Reason: why}
 	for _, s := range c.mu.servers {
 		if s.status.Err != nil {
 			e.Causes = append(e.Causes, s.status.Err)
