@@ -17,6 +17,7 @@ import (
 // TestDemo holds that an application notices neither a frozen nor a killed
 // replica, and that the demonstration says so.
 func TestDemo(t *testing.T) {
+	t.Parallel()
 	d := startDemo(t, "-duration", "8s")
 	var lines []string
 	for d.out.Scan() {

@@ -3,6 +3,7 @@
 //	pgherd demo      start a primary and two replicas, work with them, let them fail
 //	pgherd explain   say where statements run, and why
 //	pgherd status    list the servers of a herd
+//	pgherd replay    look after recorded conversations: show, verify, redact, prune
 //
 // Each command tells its flags with -h. The exit status is 0 if all is well, 1
 // if something failed, and 2 for a wrong command line.
@@ -34,6 +35,7 @@ var commands = []command{
 	{"demo", "start a primary and two replicas, work with them, let them fail", demo},
 	{"explain", "say where statements run, and why", explain},
 	{"status", "list the servers of a herd", status},
+	{"replay", "look after recorded conversations", replayCommand},
 }
 
 var (
@@ -70,7 +72,7 @@ func run(std stdio, args []string) int {
 		case errors.Is(err, errFailed):
 			return 1
 		default:
-			fmt.Fprintf(std.err, "pgherd %s: %s\n", c.name, strings.TrimPrefix(err.Error(), "pgherd: "))
+			fmt.Fprintf(std.err, "pgherd %s: %s\n", c.name, strings.TrimPrefix(strings.TrimPrefix(err.Error(), "pgherd: "), "replay: "))
 			return 1
 		}
 	}
