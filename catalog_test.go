@@ -164,6 +164,9 @@ func TestCatalogOff(t *testing.T) {
 		if err := herd.ReadCatalog(t.Context(), query); err != nil {
 			t.Fatal(err)
 		}
+		eventually(t, "reads go to the replicas", func() bool {
+			return herd.Explain(t.Context(), "select 1").RouteReason == routing.ReasonRead.String()
+		})
 		get[int](t, db, query)
 	}
 	if e := herd.Explain(t.Context(), "select f_read()"); e.Class != "write" || e.Because != "" {

@@ -72,6 +72,7 @@ func cancelledDuring(s *script) {
 		time.AfterFunc(100*time.Millisecond, cancel)
 		_, err = s.db.ExecContext(ctx, query)
 		s.printf("exec: is the cancellation %t", errors.Is(err, context.Canceled))
+		s.mustExec(s.db, "select 1")
 		ctx, cancel = context.WithTimeout(s.ctx, 100*time.Millisecond)
 		begun := time.Now()
 		err = s.db.QueryRowContext(ctx, query).Scan(new(any))

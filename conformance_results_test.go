@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/pgherd/pgherd/internal/racedetector"
 )
 
 var resultCases = []conformanceCase{
@@ -361,6 +363,8 @@ func parameterLimits(s *script) {
 			fmt.Fprintf(&text, "$%d::int", i+1)
 		}
 		s.query(s.db, "select count(*), sum(n) from (values ("+text.String()+")) v (n)", args...)
-		s.exec(s.db, "select count(*) from (values ("+text.String()+")) v (n)", args...)
+		if n > 65535 || !racedetector.Enabled { // it takes long, and may not fail
+			s.exec(s.db, "select count(*) from (values ("+text.String()+")) v (n)", args...)
+		}
 	}
 }

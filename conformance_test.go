@@ -40,8 +40,7 @@ func TestConformance(t *testing.T) {
 		{name: "pgherd with 1 replica", herd: herd, database: herd.CreateDatabase(t), pgherd: true, replicas: 1},
 		{name: "pgherd with 2 replicas", herd: herd, database: herd.CreateDatabase(t), pgherd: true, replicas: 2},
 	}
-	all := slices.Concat(typeCases, resultCases, errorCases, statementCases, transactionCases,
-		sessionCases, cancellationCases, poolCases)
+	all := allCases()
 	ran := 0
 	for _, c := range all {
 		t.Run(c.name, func(t *testing.T) {
@@ -53,6 +52,7 @@ func TestConformance(t *testing.T) {
 			}
 			for _, who := range contestants {
 				t.Run(who.name, func(t *testing.T) {
+					t.Parallel()
 					if got := who.run(t, c); got != want {
 						t.Errorf("not as over plain pgx (-pgx +pgherd):\n%s", difference(want, got))
 					}
@@ -69,6 +69,11 @@ func TestConformance(t *testing.T) {
 	}
 }
 
+func allCases() []conformanceCase {
+	return slices.Concat(typeCases, resultCases, errorCases, statementCases, transactionCases,
+		sessionCases, cancellationCases, poolCases)
+}
+
 // A conformanceCase is one program.
 type conformanceCase struct {
 	name string
@@ -76,13 +81,15 @@ type conformanceCase struct {
 }
 
 // A contestant is a driver under one DSN. Its cases share a database, so the
-// names of their tables differ.
+// names of their tables differ. Contestants run a case at the same time: what is
+// not of a database, as roles are, has names with that of the database in them.
 type contestant struct {
 	name     string
 	herd     *pgherdtest.Herd
 	database *pgherdtest.Database
 	pgherd   bool
-	replicas int // named in the DSN
+	replicas int                                    // named in the DSN
+	opens    func(t testing.TB, dsn string) *sql.DB // instead, if not nil
 
 	onReplicas uint64 // statements, in all cases so far
 }
@@ -101,6 +108,9 @@ func (who *contestant) dsn() string {
 
 // open opens a handle. Parameters are for what both drivers understand.
 func (who *contestant) open(t testing.TB, params ...string) *sql.DB {
+	if who.opens != nil {
+		return who.opens(t, strings.Join(append([]string{who.dsn()}, params...), "&"))
+	}
 	if who.pgherd {
 		db := openDB(t, who.dsn(), params...)
 		t.Cleanup(func() {

@@ -3,7 +3,6 @@ package pgherd
 import (
 	"context"
 	"database/sql/driver"
-	"time"
 
 	"github.com/pgherd/pgherd/internal/sqlconn"
 	"github.com/pgherd/pgherd/routing"
@@ -29,10 +28,13 @@ type Conn struct {
 	held    lease // the connection that following statements must use; zero for none
 	inTx    bool  // between BeginTx and the end of its transaction
 	pinned  bool  // session state lives on held
+	alters  bool  // some of it may change what other statements mean, as locks do not
 	stays   bool  // a statement of this checkout may have written
 	pending bool  // the open transaction may have written
 
 	redefines bool // the open transaction may have changed definitions
+
+	try *txAttempt // of InTx that the open transaction is; nil for most
 
 	shadow *server // where BeginTx's transaction would be in a rehearsal; nil if it is none
 
@@ -42,8 +44,16 @@ type Conn struct {
 
 	// left is the physical connection on which an earlier checkout left
 	// session state. A pool of one must find it again, as it does with one
-	// server: until it is gone, statements go where it is.
-	left *physical
+	// server: until it is gone, statements go where it is, reads if leftAlters
+	// says that it may change what they mean.
+	left       *physical
+	leftAlters bool
+
+	route route // of the last call
+
+	// via, if not nil, is what this connection is made of: one of another driver
+	// that stands above this one, or in its place. Nothing else is used then.
+	via sqlconn.Raw
 
 	// One of these serves the first query of a checkout without an allocation.
 	// Later ones allocate, so that a second Close of old rows never meets new
@@ -62,6 +72,8 @@ var _ interface {
 	sqlconn.Conn
 	driver.SessionResetter
 	driver.Validator
+	sqlconn.Raw
+	sqlconn.Router
 } = (*Conn)(nil)
 
 // CheckNamedValue passes every value through, as pgx does: slices, pgtype
@@ -70,6 +82,9 @@ func (cn *Conn) CheckNamedValue(*driver.NamedValue) error { return nil }
 
 // QueryContext runs a query on the server that routing chooses.
 func (cn *Conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	if cn.via != nil {
+		return cn.via.QueryContext(ctx, query, args)
+	}
 	k := call{op: opQuery, sql: query, st: cn.c.classify(query), args: args}
 	return cn.query(ctx, &k)
 }
@@ -78,18 +93,34 @@ func (cn *Conn) query(ctx context.Context, k *call) (driver.Rows, error) {
 	if !cn.rowsUsed {
 		k.argBuf = cn.argBuf[:0]
 	}
-	ctx, cancel := cn.c.queryContext(ctx)
+	ctx, cancel := cn.c.queryContext(cn.c.observe(ctx, k))
 	if err := cn.run(ctx, k); err != nil {
+		k.ob.end(err, -1)
 		if cancel != nil {
 			cancel()
 		}
 		return nil, err
+	}
+	if over := k.over; over != nil {
+		outer := cancel
+		cancel = func() {
+			over()
+			if outer != nil {
+				outer()
+			}
+		}
 	}
 	return cn.wrapRows(ctx, k, cancel), nil
 }
 
 // ExecContext runs a statement on the server that routing chooses.
 func (cn *Conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
+	if query == sqlconn.RawText {
+		return cn.enterRaw(args)
+	}
+	if cn.via != nil {
+		return cn.via.ExecContext(ctx, query, args)
+	}
 	k := call{op: opExec, sql: query, st: cn.c.classify(query), args: args}
 	return cn.exec(ctx, &k)
 }
@@ -98,21 +129,32 @@ func (cn *Conn) exec(ctx context.Context, k *call) (driver.Result, error) {
 	if !cn.rowsUsed {
 		k.argBuf = cn.argBuf[:0]
 	}
-	ctx, cancel := cn.c.queryContext(ctx)
+	ctx, cancel := cn.c.queryContext(cn.c.observe(ctx, k))
 	if cancel != nil {
 		defer cancel()
 	}
 	if err := cn.run(ctx, k); err != nil {
+		k.ob.end(err, -1)
 		return nil, err
 	}
 	cn.settle(&k.l)
+	if k.over != nil {
+		k.over()
+	}
+	k.ob.end(nil, k.changed())
 	return k.result, nil
 }
 
 // Ping reports whether the primary answers.
 func (cn *Conn) Ping(ctx context.Context) error {
+	if cn.via != nil {
+		return cn.viaPing(ctx)
+	}
 	k := call{op: opPing, st: &pingStatement}
-	if err := cn.run(ctx, &k); err != nil {
+	ctx = cn.c.observe(ctx, &k)
+	err := cn.run(ctx, &k)
+	k.ob.end(err, -1)
+	if err != nil {
 		return err
 	}
 	cn.settle(&k.l)
@@ -133,6 +175,9 @@ func (cn *Conn) Begin() (driver.Tx, error) {
 
 // ResetSession begins a checkout.
 func (cn *Conn) ResetSession(context.Context) error {
+	if cn.via != nil {
+		return nil // it belongs to a pool of its own
+	}
 	if cn.c.closed.Load() {
 		return driver.ErrBadConn
 	}
@@ -146,6 +191,7 @@ func (cn *Conn) ResetSession(context.Context) error {
 func (cn *Conn) IsValid() bool {
 	cn.letGo()
 	clear(cn.argBuf[:]) // an idle connection keeps no argument alive
+	cn.route = route{}
 	return true
 }
 
@@ -156,6 +202,14 @@ func (cn *Conn) Close() error {
 		return cn.c.Close()
 	}
 	return nil
+}
+
+// classify returns what is known of sql.
+func (cn *Conn) classify(sql string) *routing.Statement {
+	if cn.via != nil {
+		return routing.Classify(sql)
+	}
+	return cn.c.classify(sql)
 }
 
 func (cn *Conn) holds() bool { return cn.held.conn != nil }
@@ -201,21 +255,21 @@ func (cn *Conn) letGo() {
 	if !cn.holds() {
 		return
 	}
-	l, pinned := cn.held, cn.pinned
-	cn.held, cn.inTx, cn.pinned, cn.stays, cn.pending, cn.redefines = lease{}, false, false, false, false, false
+	l, pinned, alters := cn.held, cn.pinned, cn.alters
+	cn.held, cn.inTx, cn.pinned, cn.alters, cn.stays, cn.pending, cn.redefines = lease{}, false, false, false, false, false, false
 	if !pinned || l.pg == nil || l.closed() || l.inTransaction() {
 		l.release()
 		return
 	}
 	if cn.c.cfg.SessionReset == SessionResetDiscard {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), cleanTimeout)
 		defer cancel()
 		if l.pg.discardState(ctx) != nil {
 			l.discard()
 			return
 		}
-	} else {
-		cn.left = l.pg
+	} else if !l.pg.touched {
+		cn.left, cn.leftAlters = l.pg, alters
 	}
 	l.release()
 }

@@ -23,8 +23,8 @@ import (
 // [routing.View] of it all. Give it to [sql.OpenDB], which closes it with the
 // DB. It is safe for concurrent use.
 //
-// It starts nothing until the first Connect, and leaves nothing running after
-// Close.
+// It starts nothing until the first Connect or Listen, and leaves nothing running
+// after Close.
 type Connector struct {
 	cfg *Config // immutable, private copy
 	drv driver.Driver
@@ -32,6 +32,7 @@ type Connector struct {
 	view     atomic.Pointer[picture]
 	classes  *routing.Cache
 	prepared preparedTexts
+	types    *typeLoader
 	epoch    time.Time     // of the Instants
 	turn     atomic.Uint64 // for routing.RoundRobin
 	wrote    atomic.Int64  // Instant of the last write through the herd
@@ -40,6 +41,11 @@ type Connector struct {
 	misroutes    atomic.Uint64
 	unknowns     atomic.Uint64 // what a replica did not know
 	unclassified atomic.Uint64
+	waits        atomic.Uint64 // see Stats.ConsistencyWaits
+	waitsFailed  atomic.Uint64
+	primaryWaits atomic.Uint64
+
+	observers atomic.Pointer[[]*observer] // nil for none; replaced, never changed, while mu is held
 
 	notices   noticeLimit
 	rehearsal rehearsal
@@ -52,8 +58,16 @@ type Connector struct {
 	begun      atomic.Bool                     // start is done: the servers' pools are there
 	prober     atomic.Pointer[lagprobe.Prober] // nil before start, and if no server is asked
 	names      atomic.Pointer[catalog.Keeper]  // nil before startCatalog, without prober, and with CatalogOff
-	stop       context.CancelFunc
-	warm       sync.WaitGroup // the goroutine that keeps pool_min_conns
+	listeners  listeners
+	stop       context.CancelFunc // ends background; nil before start
+	background sync.WaitGroup     // goroutines of the Connector's own
+
+	discovery *discovery    // nil where no names are looked up
+	found     chan struct{} // closed when discovery has been round once, and the pools are there
+
+	hedges  bool // hedge_after is set
+	hedging hedging
+	strays  sync.WaitGroup // the slower halves of hedged reads that still run
 
 	// takeovers has room for as many reads as the primary may take over from
 	// replicas at a time; nil for any number.
@@ -61,11 +75,16 @@ type Connector struct {
 
 	mu struct {
 		sync.Mutex
-		servers  []*server     // the members; replaced, never changed
-		primary  *server       // as the probe has it; nil for none
-		systemID uint64        // of the cluster; zero if unknown
-		timeline uint32        // of the primary, or the last one
-		changed  chan struct{} // closed when view is replaced
+		servers  []*server       // the members; replaced, never changed
+		primary  *server         // as the probe has it; nil for none
+		asked    routing.Instant // when it last answered or, without one, when the last one did
+		systemID uint64          // of the cluster; zero if unknown
+		timeline uint32          // of the primary, or the last one
+		changed  chan struct{}   // closed when view is replaced
+
+		discoveryErr error // of the last round of lookups
+
+		atClose []func() // end what WatchSlow began; may be called twice
 	}
 }
 
@@ -106,14 +125,20 @@ func NewConnector(cfg *Config, members ...Member) (*Connector, error) {
 	if cfg == nil {
 		cfg = NewConfig()
 	}
+	if cfg.SimulationMode != SimulationOff {
+		return nil, errSimulated
+	}
 	c := &Connector{
 		cfg:     cfg.Clone(),
 		classes: routing.NewCache(classCacheSize, cfg.ReadOnlyFunctions...),
+		hedges:  cfg.HedgeAfter != HedgeDelay{},
 		epoch:   time.Now().Add(-time.Nanosecond), // no Instant is zero
 	}
+	c.types = newTypeLoader(c.cfg.LoadTypes)
 	if c.cfg.ReadPreference == routing.Shadow {
 		c.rehearsal.logged = routing.NewTextSet(maxRehearsed)
 	}
+	c.hedging.init(cfg.HedgeAfter)
 	c.mu.changed = make(chan struct{})
 	var err error
 	if len(members) > 0 {
@@ -127,6 +152,7 @@ func NewConnector(cfg *Config, members ...Member) (*Connector, error) {
 	if n := c.cfg.ReplicaFallbackMaxConns; n > 0 {
 		c.takeovers = make(chan struct{}, n)
 	}
+	c.discovery, c.found = newDiscovery(c), make(chan struct{})
 	c.mu.Lock()
 	c.republishLocked()
 	c.mu.Unlock()
@@ -143,7 +169,9 @@ func (c *Connector) addHosts() error {
 	}
 	c.drv = stdlib.GetDefaultDriver()
 	for i, pc := range configs {
-		c.mu.servers = append(c.mu.servers, newServer(c.cfg.Hosts[i], pc, c.cfg))
+		s := newServer(c.cfg.Hosts[i], pc, c.cfg)
+		s.order = i
+		c.mu.servers = append(c.mu.servers, s)
 	}
 	return nil
 }
@@ -210,6 +238,13 @@ func (c *Connector) connect(ctx context.Context) (*Conn, error) {
 	if c.closed.Load() {
 		return nil, ErrClosed
 	}
+	if c.discovery != nil {
+		select {
+		case <-c.found:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 	if p := c.prober.Load(); p != nil {
 		if err := p.Wait(ctx); err != nil {
 			return nil, err
@@ -223,13 +258,31 @@ func (c *Connector) begin() {
 	if c.closed.Load() {
 		return
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	c.stop = cancel
+	if c.discovery == nil {
+		c.open(ctx)
+		return
+	}
+	c.background.Go(func() {
+		c.discovery.run(ctx, func() {
+			if ctx.Err() == nil {
+				c.open(ctx)
+			}
+			close(c.found)
+		})
+	})
+}
+
+// open makes the pools of the servers and begins to ask them.
+func (c *Connector) open(ctx context.Context) {
 	// What changes the members later finds begun set, and does the same itself.
 	c.members.Lock()
 	defer c.members.Unlock()
 	var targets []lagprobe.Target
 	servers := c.view.Load().servers
 	for _, s := range servers {
-		s.open(c.cfg)
+		s.open(c.cfg, c.types)
 		if s.asked != nil {
 			targets = append(targets, lagprobe.Target{Name: s.name, DB: s.asked})
 		}
@@ -241,10 +294,9 @@ func (c *Connector) begin() {
 	if len(servers) > 1 {
 		c.startCatalog() // with one there is nothing to decide, unless somebody asks
 	}
+	c.background.Go(func() { c.watch(ctx) })
 	if n := c.cfg.PoolMinConns; n > 0 && len(targets) > 0 {
-		ctx, cancel := context.WithCancel(context.Background())
-		c.stop = cancel
-		c.warm.Go(func() { c.keepWarm(ctx, n) })
+		c.background.Go(func() { c.keepWarm(ctx, n) })
 	}
 }
 
@@ -279,6 +331,10 @@ func (c *Connector) keepWarm(ctx context.Context, n int) {
 	}
 }
 
+// Config returns a copy of the configuration, with the password in it: print it by
+// its own methods, which mask that.
+func (c *Connector) Config() *Config { return c.cfg.Clone() }
+
 // Driver returns the driver of the servers' connections, pgx's for a DSN, so
 // that code which looks at [sql.DB.Driver] to learn what it talks to finds it.
 func (c *Connector) Driver() driver.Driver { return c.drv }
@@ -286,14 +342,23 @@ func (c *Connector) Driver() driver.Driver { return c.drv }
 // Close stops the probe and closes the pools. Connections in use are closed
 // when they are given back. [sql.DB.Close] calls it.
 func (c *Connector) Close() error {
-	if c.closed.Swap(true) {
+	c.mu.Lock() // whoever leaves a stray later sees that c is closed
+	closed := c.closed.Swap(true)
+	atClose := c.mu.atClose
+	c.mu.Unlock()
+	if closed {
 		return nil
 	}
+	for _, f := range atClose {
+		f()
+	}
+	c.listeners.close()
 	c.start.Do(func() {}) // begin has run, or never will
 	if c.stop != nil {
 		c.stop()
-		c.warm.Wait()
+		c.background.Wait()
 	}
+	c.strays.Wait()
 	c.startNames.Do(func() {}) // as above
 	if k := c.names.Load(); k != nil {
 		k.Close()

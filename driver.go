@@ -19,7 +19,8 @@ var (
 	_ driver.DriverContext = (*Driver)(nil)
 )
 
-// OpenConnector returns a [*Connector] for a DSN as [ParseDSN] reads it. It
+// OpenConnector returns a [*Connector] for a DSN as [ParseDSN] reads it, or, with
+// simulation_mode, one of package replay. It
 // starts nothing and dials nothing: that is left to the first Connect. What the
 // herd has to say goes to [slog.Default], as a DSN has no logger to name.
 func (d *Driver) OpenConnector(dsn string) (driver.Connector, error) {
@@ -28,7 +29,7 @@ func (d *Driver) OpenConnector(dsn string) (driver.Connector, error) {
 		return nil, err
 	}
 	cfg.Logger = slog.Default()
-	return NewConnector(cfg)
+	return openConnector(cfg)
 }
 
 // Open returns a virtual connection over a herd of its own, which lives as
@@ -39,7 +40,10 @@ func (d *Driver) Open(dsn string) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := dc.(*Connector)
+	c, ok := dc.(*Connector)
+	if !ok {
+		return nil, errSimulated
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	cn, err := c.connect(ctx)

@@ -1,12 +1,16 @@
 package pgherd
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgherd/pgherd/routing"
 )
@@ -56,6 +60,11 @@ type Config struct {
 	// SlowStart is the time in which a server that comes back gets from a tenth
 	// of its share of reads to all of it. 0 means that it gets all at once.
 	SlowStart time.Duration
+	// HedgeAfter is how long a read may take on a replica before a second server
+	// is asked, too, and the first answer counts. It is for reads outside of
+	// transactions, whose arguments can be copied, and for a tenth of them at
+	// most. The zero value means never.
+	HedgeAfter HedgeDelay
 	// Zone is where this process runs, in the words of the hosts' Zone. Reads
 	// prefer the suitable replicas of the same zone. Empty means no preference.
 	Zone string
@@ -64,6 +73,17 @@ type Config struct {
 	// LagCheckTimeout the time it has for an answer. Both are positive.
 	LagCheckInterval time.Duration
 	LagCheckTimeout  time.Duration
+
+	// Discovery says which servers a host name among Hosts stands for. With
+	// DiscoveryDNS names are looked up about every DiscoveryInterval, which is
+	// positive; see Discovery in the documentation of the package.
+	Discovery         Discovery
+	DiscoveryInterval time.Duration
+	// LookupHost looks a host name up, for Discovery and whenever a server is
+	// dialled; nil means the resolver of package net. It returns addresses,
+	// each with a port if it is not that of the Host ("10.0.0.1:5433"). It must
+	// heed its context and be safe for concurrent use.
+	LookupHost func(ctx context.Context, host string) ([]string, error)
 
 	// The pool of physical connections that each server has.
 	PoolMaxConns              int           // 0 means no limit
@@ -83,9 +103,12 @@ type Config struct {
 
 	// TCPUserTimeout is how long the other machine may leave unacknowledged what
 	// was sent, or unread if its buffers are full, before the connection is given
-	// up; 0 means what the system has, a quarter of an hour as a rule. The
-	// second also ends a COPY that waits so long for a lock. It counts in
-	// milliseconds, and has an effect on Linux only, and none on Unix sockets.
+	// up; 0 means what the system has, a quarter of an hour as a rule. It is how
+	// soon a write notices that its primary is cut off, if no other server is
+	// promoted: reads are moved by the probe. But it also ends a COPY, or another
+	// statement with much data, that waits so long for a lock, and so is off by
+	// default, as in libpq. It counts in milliseconds, and has an effect on Linux
+	// only, and none on Unix sockets.
 	TCPUserTimeout time.Duration
 
 	// CatalogOff keeps the herd from reading the primary's catalogue. What a
@@ -97,9 +120,37 @@ type Config struct {
 	// case unless they are quoted in SQL.
 	ReadOnlyFunctions []string
 
+	// LoadTypes are user-defined types that every connection of the pools is to
+	// know, named as SQL names them ("mood", "shop.address"), each with its
+	// arrays, its fields and whatever else it is made of: enums, composite types,
+	// domains, ranges, and the types of extensions. pgx then takes Go values for
+	// them and hands them out as it does those of its own. A type that does not
+	// exist is looked for each time that a connection is taken from its pool; DDL
+	// that runs through the herd has all types looked up again. Otherwise it is
+	// two round trips for each new connection.
+	LoadTypes []string
+	// AfterConnect, if it is not nil, is called with each new connection of the
+	// pools of the Hosts, before anything else uses it: to register types in its
+	// TypeMap, for one. It may be called concurrently. Its error is that of
+	// connecting; it must not keep the connection. The connection of a [Listener]
+	// is of no pool, and runs nothing that a session's settings or types would
+	// change: AfterConnect does not meet it.
+	AfterConnect func(context.Context, *pgx.Conn) error
+
+	// Tracer, if it is not nil, is that of pgx for the connections of the pools of the
+	// Hosts: it is told what each server is sent, under the context of the statement.
+	// It may implement pgx's other tracers, too. The probe's connections have none.
+	Tracer pgx.QueryTracer
+
 	// SessionReset says what happens to the state that a session leaves on
 	// its physical connection.
 	SessionReset SessionReset
+
+	// SimulationMode has the handle that [OpenDB], or [database/sql.Open] with a
+	// DSN, returns record what servers say in SimulationFile, or answer from it
+	// without a server. The program must import package replay.
+	SimulationMode SimulationMode
+	SimulationFile string
 
 	// Logger gets what the herd has to say on its own: see Logging in the
 	// documentation of the package. With nil it says nothing.
@@ -111,6 +162,29 @@ type Config struct {
 	// (application_name, search_path, …, in lower case). It may hold secrets
 	// (sslpassword, options): print the Config, not the map.
 	Params map[string]string
+
+	// Credentials, if it is not nil, has user and password instead of User and
+	// Password, for each server: see [CredentialProvider].
+	Credentials CredentialProvider
+
+	// TLSVerified refuses servers on other machines unless somebody verifies that
+	// it is they who answer (sslmode verify-full, or verify-ca). Without it there is
+	// a warning.
+	TLSVerified bool
+
+	// DialFunc, if it is not nil, makes the connections to the servers: through a
+	// tunnel, or a cloud vendor's connector. sslmode counts for what it returns. It
+	// must be safe for concurrent use. TCPUserTimeout is then for it to set.
+	DialFunc pgconn.DialFunc
+
+	passwordFile passwordFile
+}
+
+// A passwordFile is where a Config has its password from. It is read again for each
+// new connection, while Password is what was read first.
+type passwordFile struct {
+	path string // empty for a password from elsewhere
+	read Secret
 }
 
 // A Host is one member of the herd.
@@ -192,12 +266,12 @@ func NewConfig() *Config {
 		SlowStart:               10 * time.Second,
 		LagCheckInterval:        time.Second,
 		LagCheckTimeout:         time.Second,
+		DiscoveryInterval:       10 * time.Second,
 		PoolMaxConns:            20,
 		PoolMaxConnLifetime:     time.Hour,
 		PoolMaxConnIdleTime:     30 * time.Minute,
 		PoolHealthCheckPeriod:   time.Minute,
 		AcquireTimeout:          30 * time.Second,
-		TCPUserTimeout:          30 * time.Second,
 	}
 }
 
@@ -294,6 +368,7 @@ func (c *Config) Clone() *Config {
 	d := *c
 	d.Hosts = slices.Clone(c.Hosts)
 	d.ReadOnlyFunctions = slices.Clone(c.ReadOnlyFunctions)
+	d.LoadTypes = slices.Clone(c.LoadTypes)
 	d.Params = maps.Clone(c.Params)
 	return &d
 }

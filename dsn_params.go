@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/pgherd/pgherd/internal/edit"
 	"github.com/pgherd/pgherd/routing"
 )
 
@@ -38,6 +39,15 @@ var routerParams = []param{
 	duration("failover_timeout", 0, func(c *Config) *time.Duration { return &c.FailoverTimeout }),
 	duration("slow_start", 0, func(c *Config) *time.Duration { return &c.SlowStart }),
 	{
+		name: "hedge_after",
+		want: `want a duration with a unit, such as "20ms", or a percentile of the latest reads from "p50" to "p99"`,
+		set: func(c *Config, s string) (ok bool) {
+			c.HedgeAfter, ok = parseHedgeDelay(s)
+			return ok
+		},
+		get: func(c *Config) string { return c.HedgeAfter.String() },
+	},
+	{
 		name: "zone",
 		want: wantZone,
 		set: func(c *Config, s string) bool {
@@ -48,6 +58,8 @@ var routerParams = []param{
 	},
 	duration("lag_check_interval", 1, func(c *Config) *time.Duration { return &c.LagCheckInterval }),
 	duration("lag_check_timeout", 1, func(c *Config) *time.Duration { return &c.LagCheckTimeout }),
+	enum("discovery", func(c *Config) *Discovery { return &c.Discovery }, DiscoveryOff, DiscoveryDNS),
+	duration("discovery_interval", 1, func(c *Config) *time.Duration { return &c.DiscoveryInterval }),
 	count("pool_max_conns", func(c *Config) *int { return &c.PoolMaxConns }),
 	count("pool_min_conns", func(c *Config) *int { return &c.PoolMinConns }),
 	duration("pool_max_conn_lifetime", 0, func(c *Config) *time.Duration { return &c.PoolMaxConnLifetime }),
@@ -58,14 +70,21 @@ var routerParams = []param{
 	duration("query_timeout", 0, func(c *Config) *time.Duration { return &c.QueryTimeout }),
 	milliseconds("tcp_user_timeout", func(c *Config) *time.Duration { return &c.TCPUserTimeout }),
 	either("catalog", "on", "off", func(c *Config) *bool { return &c.CatalogOff }),
-	functions("read_only_functions", func(c *Config) *[]string { return &c.ReadOnlyFunctions }),
+	either("tls_policy", "any", "verified", func(c *Config) *bool { return &c.TLSVerified }),
+	sqlNames("read_only_functions", "functions without arguments", "total,shop.price", func(c *Config) *[]string { return &c.ReadOnlyFunctions }),
+	sqlNames("load_types", "types", "mood,shop.address", func(c *Config) *[]string { return &c.LoadTypes }),
 	enum("session_reset", func(c *Config) *SessionReset { return &c.SessionReset },
 		SessionResetKeep, SessionResetDiscard),
+	enum("simulation_mode", func(c *Config) *SimulationMode { return &c.SimulationMode },
+		SimulationOff, SimulationReplay, SimulationRecord, SimulationVerify, SimulationRecordInCI),
 	{
-		name: "simulation_mode",
-		want: "want off; to record or to replay, use package replay",
-		set:  func(_ *Config, s string) bool { return s == "off" },
-		get:  func(*Config) string { return "off" },
+		name: "simulation_file",
+		want: "want the path of a recording",
+		set: func(c *Config, s string) bool {
+			c.SimulationFile = s
+			return strings.IndexByte(s, 0) < 0
+		},
+		get: func(c *Config) string { return c.SimulationFile },
 	},
 }
 
@@ -87,11 +106,11 @@ func either(name, no, yes string, field func(*Config) *bool) param {
 	}
 }
 
-// functions takes a list of names of functions, as statements call them.
-func functions(name string, field func(*Config) *[]string) param {
+// sqlNames takes a list of names of things, as statements spell them.
+func sqlNames(name, things, example string, field func(*Config) *[]string) param {
 	return param{
 		name: name,
-		want: `want a list of functions without arguments, such as "total,shop.price"`,
+		want: fmt.Sprintf("want a list of %s, such as %q", things, example),
 		set: func(c *Config, s string) bool {
 			var list []string
 			if s != "" {
@@ -305,6 +324,7 @@ var clientParams = map[string]check{
 	"sslkey":               anything,
 	"sslpassword":          anything,
 	"sslrootcert":          anything,
+	"sslcrl":               anything,
 	"passfile":             anything,
 	"service":              notEmpty,
 	"servicefile":          notEmpty,
@@ -371,7 +391,6 @@ var refused = map[string]string{
 	"scram_client_key":          notByPgx,
 	"scram_server_key":          notByPgx,
 	"sslcompression":            notByPgx,
-	"sslcrl":                    notByPgx,
 	"sslcrldir":                 notByPgx,
 	"sslkeylogfile":             notByPgx,
 	"ssl_min_protocol_version":  notByPgx,
@@ -420,7 +439,7 @@ func nearest(name string) string {
 	}
 	best, bestDistance := "", min(2, len(name)/3)
 	for _, known := range knownNames {
-		if d := editDistance(name, squeeze(known)); d < bestDistance || d == bestDistance && best == "" {
+		if d := edit.Distance(name, squeeze(known)); d < bestDistance || d == bestDistance && best == "" {
 			best, bestDistance = known, d
 		}
 	}
@@ -443,25 +462,3 @@ var knownNames = func() []string {
 	slices.Sort(names) // the same one of two that are equally near, each time
 	return names
 }()
-
-// editDistance is the number of characters to insert, delete or replace in
-// order to get from a to b.
-func editDistance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
-		}
-	}
-	return row[len(b)]
-}

@@ -139,6 +139,9 @@ func (c *Config) check(origin func(name string) setting) error {
 			fail(name, check(value))
 		}
 	}
+	if c.SimulationMode != SimulationOff && c.SimulationFile == "" {
+		fail("simulation_mode", "want simulation_file with it, the path of the recording")
+	}
 	if c.Params["min_protocol_version"] > "3.0" && c.Params["max_protocol_version"] == "3.0" {
 		fail("min_protocol_version", "want no more than max_protocol_version")
 	}

@@ -120,6 +120,9 @@ var testDSNs = []struct {
 	{"host=h user=u max_lag_bytes='8 kB' consistency=primary lag_unknown=exclude simulation_mode=off", func(c *Config) {
 		c.MaxLagBytes, c.Consistency = 8<<10, ConsistencyPrimary
 	}},
+	{"postgres://u@h?simulation_mode=replay&simulation_file=testdata/a.replay.json", func(c *Config) {
+		c.SimulationMode, c.SimulationFile = SimulationReplay, "testdata/a.replay.json"
+	}},
 	{"postgres://u@h?catalog=off&read_only_functions=total,shop.price", func(c *Config) {
 		c.CatalogOff, c.ReadOnlyFunctions = true, []string{"total", "shop.price"}
 	}},
@@ -128,6 +131,9 @@ var testDSNs = []struct {
 	}},
 	{"postgres://u@h?read_preference=any&load_balance_hosts=disable", func(c *Config) {
 		c.ReadPreference, c.LoadBalanceHosts = routing.AnyServer, routing.InOrder
+	}},
+	{"postgres://u@h?discovery=dns&discovery_interval=30s", func(c *Config) {
+		c.Discovery, c.DiscoveryInterval = DiscoveryDNS, 30*time.Second
 	}},
 	{"postgres://u@h?read_preference=shadow", func(c *Config) { c.ReadPreference = routing.Shadow }},
 	{"postgres://u@h?target_session_attrs=read-write", func(c *Config) { c.ReadPreference = routing.OnlyPrimary }},
@@ -278,12 +284,14 @@ var testBadDSNs = []struct {
 		`pgherd: parameter "max_lag_bytes" in DSN: want a size such as "512kB", "16MB" or "1GB"`,
 		`pgherd: parameter "pool_max_conns" in DSN: want a whole number, 0 or more`,
 		`pgherd: parameter "sslmode" in DSN: want one of: disable, allow, prefer, require, verify-ca, verify-full`}},
-	{"postgres://u@h?lag_check_interval=0s&query_timeout=-1s&require_auth=md5,!none&max_lag_bytes=9999999TB&simulation_mode=replay", []string{
+	{"postgres://u@h?lag_check_interval=0s&query_timeout=-1s&require_auth=md5,!none&max_lag_bytes=9999999TB&simulation_mode=on", []string{
 		`pgherd: parameter "lag_check_interval" in DSN: want a duration with a unit, such as "500ms" or "10s", more than 0`,
 		`pgherd: parameter "max_lag_bytes" in DSN: want a size such as "512kB", "16MB" or "1GB"`,
 		`pgherd: parameter "query_timeout" in DSN: want a duration with a unit, such as "500ms" or "10s"`,
 		`pgherd: parameter "require_auth" in DSN: want a list of password, md5, gss, sspi, scram-sha-256, oauth, none, or of these with "!" before each`,
-		`pgherd: parameter "simulation_mode" in DSN: want off; to record or to replay, use package replay`}},
+		`pgherd: parameter "simulation_mode" in DSN: want off, replay, record, verify or record!`}},
+	{"postgres://u@h?simulation_mode=record", []string{
+		`pgherd: parameter "simulation_mode" in DSN: want simulation_file with it, the path of the recording`}},
 	{"postgres://u@h?tcp_user_timeout=5s", []string{
 		`pgherd: parameter "tcp_user_timeout" in DSN: want a whole number of milliseconds, without a unit`}},
 	{"postgres://u@h?catalog=true&read_only_functions=total(int)", []string{
@@ -394,6 +402,7 @@ func TestValidate(t *testing.T) {
 		{func(c *Config) { c.ReadPreference, c.LoadBalanceHosts = 99, 99 }, "read_preference load_balance_hosts"},
 		{func(c *Config) { c.Consistency, c.SessionReset, c.ReplicaFallback = 9, 9, 9 }, "consistency replica_fallback session_reset"},
 		{func(c *Config) { c.LagCheckInterval, c.PoolHealthCheckPeriod = 0, 0 }, "lag_check_interval pool_health_check_period"},
+		{func(c *Config) { c.Discovery, c.DiscoveryInterval = 2, 0 }, "discovery discovery_interval"},
 		{func(c *Config) { c.PoolMaxConns, c.PoolMinConns = 0, -1 }, "pool_min_conns"},
 		{func(c *Config) { c.PoolMaxConns, c.PoolMinConns = 0, 100 }, ""},
 		{func(c *Config) { c.Password = "a\x00" }, "-"},

@@ -70,12 +70,14 @@ const serviceLink = "tcp://"
 //
 //	PG_HOST PG_PORT PG_DATABASE PG_USERNAME PG_PASSWORD PG_PASSWORD_FILE
 //	PG_SSLMODE PG_SSLCERT PG_SSLKEY PG_SSLROOTCERT PG_REPLICA_HOSTS
-//	PG_POOL_MIN PG_POOL_MAX PG_ACQUIRE_TIMEOUT PG_QUERY_TIMEOUT PG_SIMULATION_MODE
+//	PG_POOL_MIN PG_POOL_MAX PG_ACQUIRE_TIMEOUT PG_QUERY_TIMEOUT
+//	PG_SIMULATION_MODE PG_SIMULATION_FILE
 //
 // each with the values of its parameter in a DSN. Defaults are those of
 // [ParseDSN], libpq's PG* variables included, but for PG_POOL_MIN, which is 5
 // if PG_POOL_MAX allows it, and PG_QUERY_TIMEOUT, which is 30s. PG_PASSWORD_FILE names a file that
-// holds the password; a line end after it is dropped.
+// holds the password, and is read again for each new connection; a line end after it
+// is dropped.
 func ConfigFromEnv() (*Config, error) {
 	given := fromEnv(map[string]string{
 		"PG_HOST":            "host",
@@ -93,13 +95,14 @@ func ConfigFromEnv() (*Config, error) {
 		"PG_ACQUIRE_TIMEOUT": "acquire_timeout",
 		"PG_QUERY_TIMEOUT":   "query_timeout",
 		"PG_SIMULATION_MODE": "simulation_mode",
+		"PG_SIMULATION_FILE": "simulation_file",
 	})
 	if strings.HasPrefix(given["port"].value, serviceLink) {
 		return nil, &ConfigError{Param: "PG_PORT", Source: sourceEnv, Reason: fmt.Sprintf(
 			"%q at its start makes it a service link of Kubernetes, not a port; set enableServiceLinks: false in the pod, or rename the Service", serviceLink)}
 	}
 	if path := os.Getenv("PG_PASSWORD_FILE"); path != "" {
-		password, err := passwordFrom(path)
+		password, err := secretFrom(path)
 		if _, both := given["password"]; both {
 			err = errors.New("set either this or PG_PASSWORD")
 		}
@@ -114,19 +117,11 @@ func ConfigFromEnv() (*Config, error) {
 		base.PoolMinConns = min(5, limit)
 	}
 	base.QueryTimeout = base.AcquireTimeout
-	return resolve(base, libpqEnv(), given)
-}
-
-func passwordFrom(path string) (string, error) {
-	b, err := os.ReadFile(path)
-	if pe := new(os.PathError); errors.As(err, &pe) {
-		return "", fmt.Errorf("cannot %s the file: %w", pe.Op, pe.Err)
-	} else if err != nil {
-		return "", errors.New("cannot read the file")
+	c, err := resolve(base, libpqEnv(), given)
+	if path := os.Getenv("PG_PASSWORD_FILE"); err == nil && path != "" {
+		c.passwordFile = passwordFile{path, c.Password}
 	}
-	password, _ := strings.CutSuffix(string(b), "\n")
-	password, _ = strings.CutSuffix(password, "\r")
-	return password, nil
+	return c, err
 }
 
 // readService returns what the service file says of the service that s asks for.

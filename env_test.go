@@ -94,7 +94,7 @@ func comparePgx(t *testing.T, c *Config, want *pgx.ConnConfig) {
 	}
 	var got []server
 	for _, pc := range configs {
-		got = append(got, list(pc)...)
+		got = append(got, list(pc.ConnConfig)...)
 		if pc.User != want.User || pc.Password != want.Password || pc.Database != want.Database {
 			t.Errorf("user, password, database %q %q %q, want %q %q %q", pc.User, pc.Password, pc.Database, want.User, want.Password, want.Database)
 		}
@@ -249,8 +249,8 @@ func TestServerConfigsErrors(t *testing.T) {
 }
 
 func TestConfigFromEnv(t *testing.T) {
-	passwordFile := filepath.Join(t.TempDir(), "password")
-	write(t, passwordFile, " from a file \r\n")
+	password := filepath.Join(t.TempDir(), "password")
+	write(t, password, " from a file \r\n")
 	for _, tt := range []struct {
 		name string
 		env  []string
@@ -262,7 +262,7 @@ func TestConfigFromEnv(t *testing.T) {
 			"all", []string{
 				"PG_HOST=pg1", "PG_PORT=6000", "PG_DATABASE=d", "PG_USERNAME=me", "PG_PASSWORD=p", "PG_SSLMODE=require", "PG_SSLCERT=/c",
 				"PG_SSLKEY=/k", "PG_SSLROOTCERT=/r", "PG_POOL_MIN=1", "PG_POOL_MAX=2", "PG_ACQUIRE_TIMEOUT=3s", "PG_QUERY_TIMEOUT=4s",
-				"PG_REPLICA_HOSTS=pg2,pg3:5432", "PG_SIMULATION_MODE=off",
+				"PG_REPLICA_HOSTS=pg2,pg3:5432", "PG_SIMULATION_MODE=verify", "PG_SIMULATION_FILE=f",
 			}, func(c *Config) {
 				c.Hosts = []Host{
 					{Name: "pg1:6000", Host: "pg1", Port: 6000, Weight: 1},
@@ -270,6 +270,7 @@ func TestConfigFromEnv(t *testing.T) {
 					{Name: "pg3", Host: "pg3", Port: 5432, Weight: 1, Replica: true},
 				}
 				c.User, c.Password, c.Database = "me", "p", "d"
+				c.SimulationMode, c.SimulationFile = SimulationVerify, "f"
 				c.Params = map[string]string{"sslmode": "require", "sslcert": "/c", "sslkey": "/k", "sslrootcert": "/r"}
 				c.PoolMinConns, c.PoolMaxConns, c.AcquireTimeout, c.QueryTimeout = 1, 2, 3*time.Second, 4*time.Second
 			}, "",
@@ -277,17 +278,19 @@ func TestConfigFromEnv(t *testing.T) {
 		{"beside libpq's", []string{"PG_HOST=pg1", "PGHOST=x", "PGUSER=y", "PGAPPNAME=app", "PG_USERNAME="}, func(c *Config) {
 			c.Hosts, c.User, c.Params["application_name"] = hosts("pg1"), "y", "app"
 		}, ""},
-		{"password file", []string{"PG_PASSWORD_FILE=" + passwordFile, "PGPASSWORD=x"}, func(c *Config) { c.Password = " from a file " }, ""},
+		{"password file", []string{"PG_PASSWORD_FILE=" + password, "PGPASSWORD=x"}, func(c *Config) {
+			c.Password, c.passwordFile = " from a file ", passwordFile{path: password, read: " from a file "}
+		}, ""},
 		{"no password file", []string{"PG_PASSWORD_FILE=/none"}, nil,
 			`pgherd: parameter "PG_PASSWORD_FILE" in environment: cannot open the file: no such file or directory`},
-		{"two passwords", []string{"PG_PASSWORD_FILE=" + passwordFile, "PG_PASSWORD=x"}, nil,
+		{"two passwords", []string{"PG_PASSWORD_FILE=" + password, "PG_PASSWORD=x"}, nil,
 			`pgherd: parameter "PG_PASSWORD_FILE" in environment: set either this or PG_PASSWORD`},
 		{"Kubernetes", []string{"PG_PORT=tcp://10.0.0.7:5432", "PG_SERVICE_HOST=10.0.0.7"}, nil,
 			`pgherd: parameter "PG_PORT" in environment: "tcp://" at its start makes it a service link of Kubernetes, not a port; set enableServiceLinks: false in the pod, or rename the Service`},
-		{"bad", []string{"PG_POOL_MAX=many", "PG_QUERY_TIMEOUT=30", "PG_PORT=x", "PG_SIMULATION_MODE=record", "PGSSLMODE=maybe"}, nil,
+		{"bad", []string{"PG_POOL_MAX=many", "PG_QUERY_TIMEOUT=30", "PG_PORT=x", "PG_SIMULATION_MODE=on", "PGSSLMODE=maybe"}, nil,
 			`pgherd: parameter "PG_POOL_MAX" in environment: want a whole number, 0 or more
 pgherd: parameter "PG_QUERY_TIMEOUT" in environment: want a duration with a unit, such as "500ms" or "10s"
-pgherd: parameter "PG_SIMULATION_MODE" in environment: want off; to record or to replay, use package replay
+pgherd: parameter "PG_SIMULATION_MODE" in environment: want off, replay, record, verify or record!
 pgherd: parameter "PGSSLMODE" in environment: want one of: disable, allow, prefer, require, verify-ca, verify-full
 pgherd: parameter "PG_PORT" in environment: element 1: want a port number from 1 to 65535`},
 		{"small pool", []string{"PG_POOL_MAX=2"}, func(c *Config) { c.PoolMaxConns, c.PoolMinConns = 2, 2 }, ""},

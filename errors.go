@@ -19,26 +19,37 @@ import (
 // ErrClosed is returned for statements on a connector that was closed.
 var ErrClosed = errors.New("pgherd: the herd is closed")
 
+// ErrNotHerd is returned by what takes "a handle of a herd" if it is given
+// another one: its connections are not pgherd's, or a wrapper hides them.
+var ErrNotHerd = errors.New("pgherd: not a handle of pgherd")
+
 // ErrLockOnReplica is returned for an advisory lock, or its release, in a
 // read-only transaction that runs on a replica. The replica would grant a lock
 // that nobody elsewhere sees. Begin such transactions under [WithPrimary].
 var ErrLockOnReplica = errors.New("pgherd: the transaction runs on a replica, whose locks nobody else sees: begin it under WithPrimary")
 
-// errDemoted marks a server that was taken for the primary and says on a new
-// connection that it is a standby. Nothing was sent.
-var errDemoted = errors.New("pgherd: the server is a standby now")
+// errDemoted marks a server that was taken for the primary and is it no more, as
+// it says on a new connection, or as others have told by the time that there is
+// one. Nothing was sent.
+var errDemoted = errors.New("pgherd: the server is not the primary any more")
 
-// errPromoted marks a server that was taken for a standby and is none. Nothing
-// was sent.
+// errPromoted marks a server that was taken for a standby and is none, as it says on
+// a new connection. Nothing was sent.
 var errPromoted = errors.New("pgherd: the server is no standby any more")
 
 // errBehind marks a standby that has lost some of what it had. Nothing was sent.
 var errBehind = errors.New("pgherd: the server has restarted and replays what it had replayed before")
 
+// errBroke is what becomes of a statement whose connection broke under it. Of one
+// without arguments pgx says that nothing was sent, which package database/sql
+// takes for leave to run it again: pgconn.MultiResultReader.NextResult drops the
+// error of the connection, and what follows is that of a closed one.
+var errBroke = fmt.Errorf("pgherd: the connection broke before the server had answered: %w", io.ErrUnexpectedEOF)
+
 // A RouteError says that no server could be chosen for a statement. Its
 // causes, the last errors of the servers, are reached by [errors.As].
 type RouteError struct {
-	Op     string         // "query", "exec", "prepare", "begin" or "ping"
+	Op     string         // "query", "exec", "prepare", "begin", "ping" or "listen"
 	Reason routing.Reason // why there is no server
 	Causes []error        // what each server that does not answer said last
 }
@@ -84,15 +95,53 @@ func (e *AcquireError) Error() string {
 
 func (e *AcquireError) Unwrap() error { return context.DeadlineExceeded }
 
+// ErrUnknownOutcome is what a [*CommitError] is to errors.Is.
+var ErrUnknownOutcome = errors.New("the outcome of the transaction is unknown")
+
+// A CommitError says that COMMIT was sent, that its answer was lost, and that
+// what became of the transaction could not be found out: it may have been
+// committed, or may still be. It is [ErrUnknownOutcome] to errors.Is. Whoever
+// runs the transaction again should look first whether its effects are there.
+type CommitError struct {
+	Server string // where the transaction ran; empty if it is not known
+	XID    uint64 // for pg_xact_status; 0 if it is not known
+	Err    error  // what became of COMMIT
+	Cause  error  // why the fate could not be asked for; nil if the answer was no help
+}
+
+func (e *CommitError) Error() string {
+	var b strings.Builder
+	b.WriteString("pgherd: commit")
+	if e.Server != "" {
+		fmt.Fprintf(&b, " on %s", e.Server)
+	}
+	if e.XID != 0 {
+		fmt.Fprintf(&b, " of transaction %d", e.XID)
+	}
+	fmt.Fprintf(&b, ": %v: %v", ErrUnknownOutcome, e.Err)
+	if e.Cause != nil {
+		fmt.Fprintf(&b, "; asked for it: %v", e.Cause)
+	}
+	return b.String()
+}
+
+func (e *CommitError) Unwrap() []error {
+	errs := []error{ErrUnknownOutcome, e.Err}
+	if e.Cause != nil {
+		errs = append(errs, e.Cause)
+	}
+	return errs
+}
+
 // A verdict says what to do with a statement after an error.
 type verdict uint8
 
 const (
-	giveUp       verdict = iota // the error is the caller's
-	again                       // nothing happened: once more, on another connection
-	elsewhere                   // the server failed a statement without effect: another server
-	onPrimary                   // the replica cannot answer, the primary can
-	stalePrimary                // the server we took for the primary is not, or is gone; nothing happened
+	giveUp    verdict = iota // the error is the caller's
+	again                    // nothing happened: once more, on another connection
+	elsewhere                // the server failed a statement without effect: another server
+	onPrimary                // the replica cannot answer, the primary can
+	misplaced                // the server is not what we took it for, or the primary is gone; nothing happened
 )
 
 // judge says what to do about err, which a server returned for k, or which kept
@@ -107,6 +156,9 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	if ended(ctx) != nil {
 		return giveUp // a caller's end is no evidence against a server
 	}
+	if k.delivered {
+		return giveUp
+	}
 	harmless := k.isHarmless()
 	once := k.mayHaveEffect(role)
 	sent := k.l.conn != nil
@@ -115,8 +167,8 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 		return again
 	case isAcquire(err) || errors.Is(err, ErrClosed):
 		return giveUp
-	case errors.Is(err, errDemoted):
-		return stalePrimary
+	case errors.Is(err, errDemoted), errors.Is(err, errPromoted) && !k.onlyStandby:
+		return misplaced
 	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && sent {
@@ -143,7 +195,7 @@ func judge(ctx context.Context, k *call, role routing.Role, err error) verdict {
 	case !sent && pgErr != nil && !isShutdown(pgErr):
 		return giveUp // the server is there, and will not have us
 	case !sent:
-		return stalePrimary
+		return misplaced
 	case !harmless || !brokeConnection(&k.l, err):
 		return giveUp
 	case role == routing.Primary && !once:
@@ -165,15 +217,26 @@ func (k *call) mayHaveEffect(role routing.Role) bool {
 	return role == routing.Primary && k.st.Reason == routing.ReasonUnresolved && (k.op == opExec || k.op == opQuery)
 }
 
-// isEvidence reports whether err says that the server does not work, as
-// opposed to one of its connections or the statement.
-func isEvidence(l *lease, err error) bool {
+// isEvidence is [isEvidence] for an error of k. Once the caller's own code has
+// taken part in it, err may tell of anything.
+func (k *call) isEvidence(role routing.Role, err error) bool {
+	if k.delivered {
+		return k.l.closed()
+	}
+	return isEvidence(&k.l, role, err)
+}
+
+// isEvidence reports whether err says that the server, which has this role, does
+// not work, as opposed to one of its connections or the statement.
+func isEvidence(l *lease, role routing.Role, err error) bool {
 	if isAcquire(err) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, ErrClosed) || errors.Is(err, errPromoted) {
 		return false
 	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		return isShutdown(pgErr)
+		// A replica that will not have us is of no more use than one that breaks
+		// our connections. A primary that will not, its callers should hear of.
+		return isShutdown(pgErr) || l.conn == nil && role == routing.Replica
 	}
 	return l.conn == nil || brokeConnection(l, err)
 }

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"os"
 	"time"
 
 	"github.com/DATA-DOG/go-sqlmock"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgherd/pgherd"
 	"github.com/pgherd/pgherd/routing"
@@ -43,6 +45,64 @@ func Example() {
 	}
 	defer tx.Rollback()
 	fmt.Println(n, "orders")
+}
+
+// Rows of structs go into a transaction by COPY; what the program has from
+// elsewhere goes in as it is, and queries come out as files.
+func ExampleCopyRows() {
+	type reading struct {
+		Sensor string    `db:"sensor"`
+		At     time.Time `db:"at"`
+		Value  *float64  `db:"value"`
+	}
+	ctx := context.Background()
+	db, err := sql.Open("pgherd", "postgres://app@pg1/plant?replica_hosts=pg2,pg3")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer tx.Rollback()
+
+	readings := []reading{{"boiler", time.Now(), nil}}
+	if _, err := pgherd.CopyRows[reading](ctx, tx, pgx.Identifier{"readings"}, nil, readings); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := pgherd.CopyIn(ctx, tx, "copy readings from stdin (format csv)", os.Stdin); err != nil {
+		log.Fatal(err)
+	}
+	if err := tx.Commit(); err != nil {
+		log.Fatal(err)
+	}
+	n, err := pgherd.CopyOut(ctx, db, "copy (select * from readings where value > 90) to stdout (format csv, header)", os.Stdout)
+	if err != nil {
+		log.Fatal(err)
+	}
+	log.Print(n, " readings are too high")
+}
+
+// A batch updates what is there already.
+func ExampleBatchInsert() {
+	type stock struct {
+		Item   string
+		Amount int
+	}
+	db, err := sql.Open("pgherd", "postgres://app@pg1/shop?replica_hosts=pg2,pg3")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+	delivered := []stock{{"hay", 12}, {"oats", 7}}
+	n, err := pgherd.BatchInsert[stock](context.Background(), db, pgx.Identifier{"stock"}, delivered, &pgherd.Batch{
+		Conflict: &pgherd.Conflict{Columns: []string{"item"}, Update: []string{"amount"}},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(n, "items")
 }
 
 // Explain tells what would become of a text, and why.

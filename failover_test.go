@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/pgherd/pgherd"
 	"github.com/pgherd/pgherd/pgherdtest"
 	"github.com/pgherd/pgherd/routing"
 )
@@ -64,6 +65,7 @@ func (r *reader) end(t *testing.T) {
 }
 
 func TestReplicaDies(t *testing.T) {
+	t.Parallel()
 	h := pgherdtest.Start(t, pgherdtest.Replicas(2))
 	db := openDB(t, h.DSN())
 	r := startReaders(db, 4)
@@ -87,6 +89,7 @@ func TestReplicaDies(t *testing.T) {
 }
 
 func TestReplicaFreezes(t *testing.T) {
+	t.Parallel()
 	h := pgherdtest.Start(t, pgherdtest.Replicas(2))
 	db := openDB(t, h.DSN(), "lag_check_interval=200ms", "lag_check_timeout=300ms")
 	r := startReaders(db, 4)
@@ -112,6 +115,7 @@ func TestReplicaFreezes(t *testing.T) {
 // A replica that refuses the probe's connection does answer: what runs on it
 // goes on.
 func TestRefusedProbeCutsNothing(t *testing.T) {
+	t.Parallel()
 	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
 	admin, err := sql.Open("pgx", h.Primary().DSN())
 	if err != nil {
@@ -158,8 +162,9 @@ func TestRefusedProbeCutsNothing(t *testing.T) {
 // A write on its way when the primary dies is an error; later ones are not
 // doubled.
 func TestPrimaryRestarts(t *testing.T) {
+	t.Parallel()
 	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
-	db := openDB(t, h.DSN())
+	db := openDB(t, h.DSN(), "failover_timeout=100ms") // nobody is promoted meanwhile
 	mustExec(t, db, "create table t (n int primary key)")
 	acknowledged := make(map[int]bool)
 	write := func(i int) {
@@ -190,7 +195,44 @@ func TestPrimaryRestarts(t *testing.T) {
 	}
 }
 
+// A read that only the primary may serve waits for it as writes do, and is not
+// left waiting for another one when the primary is back.
+func TestReadWaitsForItsPrimary(t *testing.T) {
+	t.Parallel()
+	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
+	db := openDB(t, h.DSN(), "failover_timeout=1h", "lag_check_timeout=1m")
+	c := herdOf(t, db)
+	ctx := pgherd.WithPrimary(t.Context())
+	for range 3 {
+		get[int](t, db, "select 1")
+		if err := db.QueryRowContext(ctx, "select 1").Scan(new(int)); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Primary().Stop(); err != nil {
+			t.Fatal(err)
+		}
+		retries := c.Stats().Retries
+		read := make(chan error, 1)
+		go func() { read <- db.QueryRowContext(ctx, "select 1").Scan(new(int)) }()
+		eventually(t, "the read has met the loss", func() bool {
+			return c.Stats().Retries > retries || !c.Health().Servers[0].Up
+		})
+		if err := h.Primary().Start(); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-read:
+			if err != nil {
+				t.Fatal(err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("the read hangs, and the primary is back")
+		}
+	}
+}
+
 func TestPromotedReplicaTakesTheWrites(t *testing.T) {
+	t.Parallel()
 	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
 	old := h.Primary()
 	db := openDB(t, h.DSN())
@@ -227,6 +269,7 @@ func TestPromotedReplicaTakesTheWrites(t *testing.T) {
 // What is still open on a primary when another server is promoted would be lost
 // if it were committed there.
 func TestReplacedPrimaryCommitsNothing(t *testing.T) {
+	t.Parallel()
 	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
 	db := openDB(t, h.DSN())
 	mustExec(t, db, "create table t (n int)")
@@ -260,9 +303,10 @@ func TestReplacedPrimaryCommitsNothing(t *testing.T) {
 // What a standby gets silently wrong must not reach a demoted primary either,
 // even when the probe has not noticed yet.
 func TestDemotedPrimaryGetsNothing(t *testing.T) {
+	t.Parallel()
 	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
 	old := h.Primary()
-	db := openDB(t, h.DSN(), "lag_check_interval=1h", "max_lag=0")
+	db := openDB(t, h.DSN(), "lag_check_interval=1h", "lag_check_timeout=30s", "max_lag=0")
 	const lock = "select pg_try_advisory_lock(1) and pg_is_in_recovery()"
 	if get[bool](t, db, lock) {
 		t.Fatal("the primary is in recovery")
@@ -279,6 +323,7 @@ func TestDemotedPrimaryGetsNothing(t *testing.T) {
 }
 
 func TestNoServer(t *testing.T) {
+	t.Parallel()
 	db, err := sql.Open("pgherd", "postgres://u:s3cr3t@127.0.0.1:1,127.0.0.1:2/db?sslmode=disable&connect_timeout=1")
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgherd/pgherd"
+	"github.com/pgherd/pgherd/pgherdtest"
 )
 
 // Read-your-writes through the handle: each read follows the write at once, on
@@ -135,6 +136,55 @@ func TestReadYourWrites(t *testing.T) {
 	})
 }
 
+// Whoever has a lock sees what those who had it before have committed, through
+// whatever connections: so do migrations that many processes start, of which each
+// takes a lock on one connection and reads on another how far the last one came.
+func TestLocksOrderReads(t *testing.T) {
+	h := sharedHerd(t)
+	d := h.CreateDatabase(t)
+	const read = "select count(*) from t"
+	for _, lock := range []string{
+		"select pg_advisory_lock(1)",
+		"select pg_try_advisory_lock(1)",
+		"select pg_advisory_xact_lock(1)",
+		"lock table k in share row exclusive mode",
+	} {
+		t.Run(lock, func(t *testing.T) {
+			former, db := openDB(t, d.DSN(), "max_lag=1h"), openDB(t, d.DSN(), "max_lag=1h")
+			mustExec(t, former, "create table if not exists k ()")
+			mustExec(t, former, "drop table if exists t")
+			mustExec(t, former, "create table t (n int)")
+			if err := h.WaitSync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "reads go to the replicas", func() bool {
+				get[int](t, db, read)
+				return herdOf(t, db).Explain(t.Context(), read).RouteReason == "read"
+			})
+			for i := 1; i <= 2; i++ {
+				if err := h.Replica(i).PauseReplay(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				defer h.Replica(i).ResumeReplay(context.Background())
+			}
+			mustExec(t, former, "insert into t values (1)")
+			if n := get[int](t, db, read); n != 0 {
+				t.Fatalf("without a lock a read sees %d: the replicas are not late", n)
+			}
+
+			tx, err := db.BeginTx(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tx.Rollback()
+			mustExec(t, tx, lock)
+			if n := get[int](t, db, read); n != 1 {
+				t.Errorf("under the lock a read sees %d of 1 row", n)
+			}
+		})
+	}
+}
+
 // DDL is visible to the next statement, although no replica has replayed it:
 // with consistency=eventual only the healing of 42P01 sees to that.
 func TestUnreplayedTableIsAskedOfThePrimary(t *testing.T) {
@@ -206,5 +256,86 @@ func TestIdlePrimaryIsNotLag(t *testing.T) {
 			e := herdOf(t, db).Explain(t.Context(), "select 1")
 			t.Fatalf("a read went to the primary; now the reason is %s", e.RouteReason)
 		}
+	}
+}
+
+func openPlain(t *testing.T, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("pgx", dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
+}
+
+// A replica that has crashed shows less than before until it has replayed its
+// log once more. A session that has read there does not go back with it: neither
+// where the probe has seen it restart, nor before that.
+func TestSessionOutlivesCrashOfItsReplica(t *testing.T) {
+	t.Parallel()
+	for _, interval := range []string{"100ms", "1h"} {
+		t.Run("lag_check_interval="+interval, func(t *testing.T) {
+			h := pgherdtest.Start(t, pgherdtest.Replicas(1))
+			replica := h.Replica(1)
+			admin := openPlain(t, h.Primary().DSN())
+			mustExec(t, admin, "create table t (n int)")
+			if err := h.WaitSync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			db := openDB(t, h.DSN(), "consistency=eventual", "max_lag=0", "lag_check_interval="+interval)
+			eventually(t, "reads go to the replica", func() bool { return onReplica(t, db) })
+
+			// It will go on from here, which is beyond what the probe has heard
+			// if it asks once an hour,
+			mustExec(t, admin, "checkpoint")
+			if err := h.WaitSync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			mustExec(t, openPlain(t, replica.DSN()), "checkpoint")
+			// and will not replay this again.
+			for n := range 100 {
+				mustExec(t, admin, "insert into t values ($1)", n)
+			}
+			ctx := pgherd.NewSession(t.Context())
+			read := func() (n int, onReplica bool) {
+				t.Helper()
+				if err := db.QueryRowContext(ctx, "select count(*), pg_is_in_recovery() from t").Scan(&n, &onReplica); err != nil {
+					t.Fatal(err)
+				}
+				return n, onReplica
+			}
+			eventually(t, "a replica shows the session all", func() bool { n, onReplica := read(); return n == 100 && onReplica })
+			if err := replica.ApplyDelay(t.Context(), time.Hour); err != nil {
+				t.Fatal(err)
+			}
+			if err := replica.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if err := replica.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if n := get[int](t, openPlain(t, replica.DSN()), "select count(*) from t"); n == 100 {
+				t.Fatal("the replica has lost nothing")
+			}
+			if interval != "1h" {
+				eventually(t, "reads go to the replica", func() bool { return onReplica(t, db) })
+			}
+			for range 10 {
+				if n, onReplica := read(); n != 100 {
+					t.Fatalf("the session saw 100 rows, and then %d (on a replica: %t)", n, onReplica)
+				}
+			}
+			if interval == "1h" {
+				return // nobody asks the replica again
+			}
+			if err := replica.ApplyDelay(t.Context(), 0); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the session's reads return to the replica", func() bool {
+				n, onReplica := read()
+				return n == 100 && onReplica
+			})
+		})
 	}
 }

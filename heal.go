@@ -3,8 +3,6 @@ package pgherd
 import (
 	"context"
 	"errors"
-	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"strings"
 	"sync"
@@ -67,12 +65,11 @@ func (c *Connector) logs(ctx context.Context, level slog.Level) bool {
 // notice logs something about a text, without the values in it.
 func (c *Connector) notice(ctx context.Context, level slog.Level, message, sql string, missed int, attrs ...slog.Attr) {
 	text := routing.Normalize(sql)
-	h := fnv.New64a()
-	h.Write([]byte(text))
+	print := fingerprint(text)
 	if len(text) > maxLogged {
 		text = strings.ToValidUTF8(text[:maxLogged], "") + "…"
 	}
-	attrs = append(attrs, slog.String("fingerprint", fmt.Sprintf("%016x", h.Sum64())), slog.String("statement", text))
+	attrs = append(attrs, slog.String("fingerprint", print), slog.String("statement", text))
 	if missed > 0 {
 		attrs = append(attrs, slog.Int("missed", missed))
 	}

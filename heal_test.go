@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/pgherd/pgherd"
+	"github.com/pgherd/pgherd/pgherdtest"
 	"github.com/pgherd/pgherd/routing"
 )
 
@@ -25,14 +26,13 @@ import (
 // catalogue tells, so that a standby has to.
 func healingDB(t *testing.T, params ...string) (*sql.DB, *pgherd.Connector) {
 	t.Helper()
-	h := sharedHerd(t)
+	return healingDBOf(t, sharedHerd(t), params...)
+}
+
+func healingDBOf(t *testing.T, h *pgherdtest.Herd, params ...string) (*sql.DB, *pgherd.Connector) {
+	t.Helper()
 	d := h.CreateDatabase(t)
-	admin, err := sql.Open("pgx", d.ServerDSN(h.Primary()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
-	mustExec(t, admin, `
+	mustExec(t, openPrimary(t, h, d), `
 		create sequence s;
 		create table t (n bigint);
 		create unlogged table u (n bigint);
@@ -53,6 +53,17 @@ func healingDB(t *testing.T, params ...string) (*sql.DB, *pgherd.Connector) {
 	db := openDB(t, d.DSN(), append(params, "catalog=off")...)
 	eventually(t, "replicas serve reads", func() bool { return onReplica(t, db) })
 	return db, herdOf(t, db)
+}
+
+// openPrimary opens a database on the primary alone, with plain pgx.
+func openPrimary(t *testing.T, h *pgherdtest.Herd, d *pgherdtest.Database) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("pgx", d.ServerDSN(h.Primary()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	return db
 }
 
 // onReplicas is how many statements replicas have run.
@@ -370,19 +381,15 @@ func TestMisrouteInTransaction(t *testing.T) {
 
 // TestRefusals: what a standby refuses is known, however it says so.
 func TestRefusals(t *testing.T) {
-	for _, language := range []string{"C", "de_DE.utf8"} {
+	for language, zero := range map[string]string{"en": "division by zero", "de": "durch Null"} {
 		t.Run(language, func(t *testing.T) {
-			admin, err := sql.Open("pgx", sharedHerd(t).Primary().DSN())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer admin.Close()
-			if _, err := admin.Exec("set lc_messages = '" + language + "'"); err != nil {
-				t.Skipf("the machine has no such locale: %v", err)
-			}
-			db, c := healingDB(t, "consistency=eventual", "lc_messages="+language)
-			if _, err := db.Exec("select 1 / 0"); language != "C" && !strings.Contains(err.Error(), "durch Null") {
-				t.Skipf("the servers do not speak German: %v", err)
+			// Any locale but C does to be spoken to in a language: those of the
+			// languages themselves are not everywhere.
+			t.Setenv("LANGUAGE", language)
+			h := pgherdtest.Start(t)
+			db, c := healingDBOf(t, h, "consistency=eventual", "lc_messages=C.UTF-8")
+			if _, err := db.Exec("select 1 / 0"); err == nil || !strings.Contains(err.Error(), zero) {
+				t.Fatalf("the servers do not speak the language: %v", err)
 			}
 			mustExec(t, db, `
 				create function f_lock() returns int language plpgsql as $$ begin lock table t in share mode; return 1; end $$;
@@ -394,7 +401,7 @@ func TestRefusals(t *testing.T) {
 				create view v_wal as select f_wal() as n;
 				create view v_subtransaction as select f_subtransaction() as n;
 				create view v_lo as select f_lo() as n`)
-			if err := sharedHerd(t).WaitSync(t.Context()); err != nil {
+			if err := h.WaitSync(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			for _, query := range []string{
@@ -663,11 +670,7 @@ func TestMockMisrouteAmongRows(t *testing.T) {
 func TestUnresolvedRunsOnce(t *testing.T) {
 	h := sharedHerd(t)
 	d := h.CreateDatabase(t)
-	admin, err := sql.Open("pgx", d.ServerDSN(h.Primary()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer admin.Close()
+	admin := openPrimary(t, h, d)
 	mustExec(t, admin, `
 		create sequence s;
 		create table t (n int);

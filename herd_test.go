@@ -4,12 +4,16 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"flag"
 	"log"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"go.uber.org/goleak"
 
@@ -27,6 +31,8 @@ var shared struct {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	runMoreInParallel()
 	code := m.Run()
 	if shared.herd != nil {
 		if err := shared.herd.Close(); err != nil {
@@ -43,11 +49,22 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// runMoreInParallel has more tests run at the same time than there are
+// processors, if -parallel does not say how many: those that may do so mostly
+// wait for servers.
+func runMoreInParallel() {
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
+	if !said {
+		flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0)))
+	}
+}
+
 // sharedHerd returns the shared herd, started by the first test that asks.
 func sharedHerd(t testing.TB) *pgherdtest.Herd {
 	t.Helper()
 	shared.Do(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		defer cancel()
 		shared.herd, shared.err = pgherdtest.Open(ctx, pgherdtest.Replicas(2))
 	})
@@ -137,6 +154,25 @@ func get[T any](t testing.TB, db queryer, query string, args ...any) T {
 func onReplica(t testing.TB, db queryer) bool {
 	t.Helper()
 	return get[bool](t, db, "select pg_is_in_recovery()")
+}
+
+// lockTable locks the table t until the transaction that it returns, or the
+// test, ends.
+func lockTable(t testing.TB, dsn string) pgx.Tx {
+	t.Helper()
+	side, err := pgx.Connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { side.Close(context.Background()) })
+	lock, err := side.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock.Exec(t.Context(), "lock table t"); err != nil {
+		t.Fatal(err)
+	}
+	return lock
 }
 
 // eventually waits for what a background process brings about.

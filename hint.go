@@ -14,6 +14,8 @@ type hints struct {
 	role    routing.Role
 	maxLag  time.Duration
 	session *Session
+	stops   bool       // rows that are closed early end their query: see Stream
+	try     *txAttempt // that a transaction begun under the context is; nil but in InTx
 }
 
 type hintsKey struct{}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
@@ -24,7 +25,13 @@ type physical struct {
 	socket  *socket     // what it talks through; nil if that is not known
 	expires time.Time   // zero: never
 	isNew   bool        // not handed out before
+	made    time.Time   // when it was there
+	types   *typeLoader // of its herd
+	taught  uint64      // what teach returned
+	touched bool        // it was used past database/sql: its session may be in any state
 	gone    atomic.Bool // its pool closed it
+
+	waitCancelled *pgconn.PgError // what the server said of the last call: see notReplicated
 }
 
 var (
@@ -54,42 +61,57 @@ func (p *physical) ResetSession(ctx context.Context) error {
 	}
 	p.socket.beginRead() // pgx may ping
 	defer p.socket.endRead()
-	return p.Conn.ResetSession(ctx)
+	if err := p.Conn.ResetSession(ctx); err != nil {
+		return err
+	}
+	var err error
+	if p.taught, err = p.types.teach(ctx, p.Conn.Conn(), p.taught); err != nil && p.Conn.Conn().IsClosed() {
+		return driver.ErrBadConn // nothing of the statement was sent
+	}
+	return nil // what it did not learn it learns when it is handed out again
 }
 
-// confirm returns nil if the standby has replayed the log up to lsn, which it
-// had when it was asked. A connection that is newer than that answer may be to
-// a server that has crashed since and has its way still to go. On a connection
-// that is older there is no such doubt: a crash would have ended it.
+// confirm returns nil if the server is a standby and has replayed the log up to lsn,
+// which it had when it was asked; 0 if nobody knows what it had.
 func (p *physical) confirm(ctx context.Context, lsn uint64) error {
-	if lsn == 0 {
-		return nil
-	}
+	var standby bool
 	var replayed sql.NullInt64
-	err := p.Conn.Conn().QueryRow(ctx, "SELECT (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint", pgx.QueryExecModeSimpleProtocol).Scan(&replayed)
+	err := p.Conn.Conn().QueryRow(ctx, "SELECT pg_is_in_recovery(), (pg_last_wal_replay_lsn() - '0/0'::pg_lsn)::bigint",
+		pgx.QueryExecModeSimpleProtocol).Scan(&standby, &replayed)
 	var refused *pgconn.PgError
 	switch {
 	case errors.As(err, &refused) && !isShutdown(refused):
 		return nil // what was asked of it before was not the position either
 	case err != nil:
 		return err
+	case !standby:
+		return errPromoted
 	case replayed.Valid && uint64(replayed.Int64) < lsn:
 		return errBehind
 	}
-	return nil // a server that was promoted has no such position
+	return nil
 }
 
 // endTx ends the transaction, or else the connection: what follows must not run
 // in a transaction that its caller takes for ended.
 func (p *physical) endTx(ctx context.Context, sql string) (pgconn.CommandTag, error) {
 	c := p.Conn.Conn()
+	open := !c.IsClosed()
 	tag, err := c.Exec(ctx, sql)
+	if open && err != nil && pgconn.SafeToRetry(err) && c.IsClosed() {
+		err = errBroke
+	}
 	if err != nil && c.PgConn().TxStatus() != 'I' {
-		over, cancel := context.WithCancel(withPatience(context.Background(), 0))
-		cancel()
-		c.Close(over)
+		hangUp(c.PgConn())
 	}
 	return tag, err
+}
+
+// hangUp closes a connection without waiting for its server.
+func hangUp(c *pgconn.PgConn) {
+	over, cancel := context.WithCancel(withPatience(context.Background(), 0))
+	cancel()
+	c.Close(over)
 }
 
 // discardState makes the server forget the session.
@@ -99,30 +121,69 @@ func (p *physical) discardState(ctx context.Context) error {
 	if _, err := c.Exec(ctx, "DISCARD ALL"); err != nil {
 		return err
 	}
+	p.dropNotifications()
+	p.touched = false
 	// DISCARD ALL took the prepared statements that pgx believes are there.
 	return c.DeallocateAll(ctx)
+}
+
+// dropNotifications forgets the notifications that nobody has waited for. pgx
+// would keep them for the connection's next user, or for ever.
+func (p *physical) dropNotifications() {
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for {
+		if n, _ := p.Conn.Conn().WaitForNotification(over); n == nil {
+			return
+		}
+	}
 }
 
 // A physicalConnector makes the connections of one server's pool.
 type physicalConnector struct {
 	driver.Connector
+	name             string // the server's
+	types            *typeLoader
 	lifetime, jitter time.Duration
+	connects         *connects // the server's
 }
 
 func (pc *physicalConnector) Connect(ctx context.Context) (driver.Conn, error) {
-	dc, err := pc.Connector.Connect(ctx)
+	begun := time.Now()
+	p, err := pc.connect(ctx)
+	if err != nil {
+		pc.connects.failures.Add(1)
+		return nil, err
+	}
+	pc.connects.took.Observe(time.Since(begun))
+	version := p.Conn.Conn().PgConn().ParameterStatus("server_version")
+	pc.connects.version.Store(&version)
+	return p, nil
+}
+
+func (pc *physicalConnector) connect(ctx context.Context) (*physical, error) {
+	var used Credentials
+	dc, err := pc.Connector.Connect(context.WithValue(ctx, usedKey{}, &used))
 	if err != nil {
 		return nil, err
 	}
-	p := &physical{Conn: dc.(*stdlib.Conn), isNew: true}
+	p := &physical{Conn: dc.(*stdlib.Conn), isNew: true, made: time.Now(), types: pc.types}
+	p.Conn.Conn().PgConn().CustomData()[physicalKey] = p
 	p.socket = socketOf(p.Conn.Conn().PgConn().Conn())
-	p.socket.endRead()
+	defer p.socket.endRead()
+	if p.taught, err = p.types.teach(ctx, p.Conn.Conn(), 0); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("pgherd: connect to %s: %w", pc.name, err)
+	}
 	if pc.lifetime > 0 {
 		life := pc.lifetime
 		if pc.jitter > 0 {
 			life += rand.N(pc.jitter)
 		}
 		p.expires = time.Now().Add(life)
+	}
+	if end := used.end(); !end.IsZero() && (p.expires.IsZero() || end.Before(p.expires)) {
+		p.expires = end
 	}
 	return p, nil
 }

@@ -14,8 +14,14 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	readme := string(b)
+	var names strings.Builder // the first column of its tables
+	for line := range strings.Lines(readme) {
+		if cells := strings.Split(line, "|"); len(cells) > 2 {
+			names.WriteString(cells[1])
+		}
+	}
 	for _, p := range routerParams {
-		if !strings.Contains(readme, "| `"+p.name+"` |") {
+		if !strings.Contains(names.String(), "`"+p.name+"`") {
 			t.Errorf("the table of parameters has no row for %s", p.name)
 		}
 	}

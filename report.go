@@ -3,28 +3,32 @@ package pgherd
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
 
+	"github.com/pgherd/pgherd/internal/durations"
+	"github.com/pgherd/pgherd/internal/sqlconn"
 	"github.com/pgherd/pgherd/lagprobe"
 	"github.com/pgherd/pgherd/routing"
 )
 
 // FromDB returns the herd behind a handle that was opened by
 // sql.Open("pgherd", dsn) or sql.OpenDB, for Explain, Stats and Health. It
-// takes a virtual connection out of db for a moment. It is an error if db is
-// not a herd's, or if a wrapper around the driver hides it.
-func FromDB(ctx context.Context, db *sql.DB) (*Connector, error) {
+// takes a virtual connection out of db for a moment. It looks into wrappers around
+// the driver whose connections have a method Raw() driver.Conn, as otelsql's do. It
+// is an error if db is not a herd's, if a wrapper hides it, or if there is none,
+// since a recording is replayed.
+func FromDB(ctx context.Context, db *sql.DB) (c *Connector, err error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	var c *Connector
 	err = conn.Raw(func(dc any) error {
-		cn, ok := dc.(*Conn)
+		cn, ok := unwrap(dc).(*Conn)
 		if !ok {
 			return fmt.Errorf("pgherd: FromDB: the handle's connections are %T, not *pgherd.Conn", dc)
 		}
@@ -32,6 +36,20 @@ func FromDB(ctx context.Context, db *sql.DB) (*Connector, error) {
 		return nil
 	})
 	return c, err
+}
+
+// unwrap returns the connection that wrappers are around.
+func unwrap(dc any) any {
+	for {
+		switch w := dc.(type) {
+		case interface{ Raw() driver.Conn }:
+			dc = w.Raw()
+		case sqlconn.Wrapper: // a recorder
+			dc = w.Unwrap()
+		default:
+			return dc
+		}
+	}
 }
 
 // An Explanation says what becomes of a text, and why.
@@ -42,8 +60,9 @@ type Explanation struct {
 	Pins        bool     `json:"pins,omitempty"`
 	Functions   []string `json:"functions"`
 	Relations   []string `json:"relations"`
-	Server      string   `json:"server,omitempty"` // what would be picked now; empty for none
-	RouteReason string   `json:"route_reason"`     // why it would be picked, or why none is
+	Server      string   `json:"server,omitempty"`  // what would be picked now; empty for none
+	RouteReason string   `json:"route_reason"`      // why it would be picked, or why none is
+	Ejected     []string `json:"ejected,omitempty"` // servers that serve badly and get no reads for now: see Health
 
 	// With read_preference=shadow: what would be picked under prefer-standby.
 	Shadow       string `json:"shadow,omitempty"`
@@ -74,6 +93,11 @@ func (c *Connector) Explain(ctx context.Context, sql string) Explanation {
 	}
 	if s := p.chosen(d); s != nil {
 		e.Server = s.name
+	}
+	for i := range p.Servers {
+		if p.Servers[i].Ejected {
+			e.Ejected = append(e.Ejected, p.Servers[i].Name)
+		}
 	}
 	if p.rehearsal != nil {
 		d := cn.decide(st, &t, p.rehearsed())
@@ -107,6 +131,34 @@ type Stats struct {
 	// Unknowns counts reads that named something a replica did not know, and
 	// that then ran on the primary.
 	Unknowns uint64
+
+	// Hedges counts, under hedge_after, reads for which a second server was
+	// asked, and HedgesWon those that it answered first, or alone.
+	// HedgesSuppressed counts reads that were slow, and for which there was no
+	// second server: none was suitable or had room, or the budget was spent.
+	Hedges, HedgesWon, HedgesSuppressed uint64
+
+	// ConsistencyWaits counts reads that waited for a replica to hold what their
+	// own session had written or seen, and ConsistencyTimeouts those of them for
+	// which none did in time.
+	ConsistencyWaits, ConsistencyTimeouts uint64
+	// PrimaryWaits counts what waited for a primary because the herd had none.
+	PrimaryWaits uint64
+	// Takeovers is the number of reads, of those that no replica can serve, that
+	// run on the primary now: see replica_fallback_max_conns.
+	Takeovers int
+	// Listeners is the number of [Listener] that are open now, and Listening how many of
+	// them have their LISTEN in force.
+	Listeners, Listening int
+	// ListenerGaps counts how often one of them lost its connection after LISTEN was in
+	// force, so that notifications may be missing: each is a [Gap].
+	ListenerGaps uint64
+
+	// CacheMisses counts texts that had to be read, as their class was not in memory, and
+	// CacheEntries is how many are there now. Misses that keep pace with statements come of
+	// texts that have values in them, in place of parameters.
+	CacheMisses  uint64
+	CacheEntries int
 }
 
 // ServerStats are the counters of one server.
@@ -122,11 +174,59 @@ type ServerStats struct {
 	Shadow map[routing.Reason]uint64
 	// Failures counts connection failures that statements met.
 	Failures uint64
+	// Ejections counts how often the server was ejected as a replica that serves
+	// badly, longer ejections after a trial that failed not included.
+	Ejections uint64
+	// RoleChanges counts how often the server was seen in another role than
+	// before.
+	RoleChanges uint64
+	// Checks are the questions of the probe that were answered, and how long that
+	// took; CheckFailures counts those that were not.
+	Checks        Durations
+	CheckFailures uint64
+	// Connects are the connections that were opened for the pool, and how long that
+	// took; ConnectFailures counts those that could not be. Both are of the hosts of
+	// a DSN: nobody tells of a ready-made handle's.
+	Connects        Durations
+	ConnectFailures uint64
 	// InFlight is the number of statements and transactions that use the
 	// server or wait for one of its connections now.
 	InFlight int64
 	// Pool tells of the physical connections.
 	Pool sql.DBStats
+	// Credentials tells of [Config.Credentials]; nil without.
+	Credentials *CredentialStats
+}
+
+// CredentialStats tell how a [CredentialProvider] answers for one server.
+type CredentialStats struct {
+	// Refreshes counts its answers, and Failures the calls without one that is of use.
+	Refreshes, Failures uint64
+	// Expires is when what there is ends. It is zero if there is nothing, or that is not
+	// known.
+	Expires time.Time
+}
+
+// Durations tell how often something was done, and how long that took.
+type Durations struct {
+	Count   uint64
+	Sum     time.Duration
+	Buckets []DurationBucket // by UpTo, the shortest first
+}
+
+// A DurationBucket tells how often something took no longer than UpTo.
+type DurationBucket struct {
+	UpTo  time.Duration
+	Count uint64
+}
+
+func durationsOf(h *durations.Histogram) Durations {
+	s := h.Snapshot()
+	d := Durations{Count: s.Count, Sum: s.Sum, Buckets: make([]DurationBucket, len(s.UpTo))}
+	for i, n := range s.UpTo {
+		d.Buckets[i] = DurationBucket{durations.Bounds[i], n}
+	}
+	return d
 }
 
 // Total returns the number of statements run on the server.
@@ -148,14 +248,34 @@ func (c *Connector) Stats() Stats {
 		Unclassified: c.unclassified.Load(),
 		ShadowFailed: c.rehearsal.failed.Load(),
 		Unknowns:     c.unknowns.Load(),
+
+		Hedges:           c.hedging.sent.Load(),
+		HedgesWon:        c.hedging.won.Load(),
+		HedgesSuppressed: c.hedging.suppressed.Load(),
+
+		ConsistencyWaits:    c.waits.Load(),
+		ConsistencyTimeouts: c.waitsFailed.Load(),
+		PrimaryWaits:        c.primaryWaits.Load(),
+		Takeovers:           len(c.takeovers),
 	}
+	st.Listeners, st.Listening = c.listeners.count()
+	st.ListenerGaps = c.listeners.gaps.Load()
+	st.CacheMisses, st.CacheEntries = c.classes.Stats()
 	for i, s := range p.servers {
 		ss := ServerStats{
 			Name:      s.name,
 			Role:      p.Servers[i].Role,
 			Decisions: counted(&s.decisions),
 			Failures:  s.failures.Load(),
+			Ejections: s.ejections.Load(),
 			InFlight:  s.inFlight.Load(),
+
+			RoleChanges:     s.roleChanges.Load(),
+			Checks:          durationsOf(&s.checks),
+			CheckFailures:   s.checkFailures.Load(),
+			Connects:        durationsOf(&s.connects.took),
+			ConnectFailures: s.connects.failures.Load(),
+			Credentials:     s.credentials.statistics(),
 		}
 		if c.begun.Load() {
 			ss.Pool = s.db.Stats()
@@ -187,6 +307,10 @@ type Health struct {
 	// CatalogErr is why the catalogue could not be read lately, or nil. Until it
 	// can, statements with names that are not known run on the primary.
 	CatalogErr error
+
+	// DiscoveryErr is why, with discovery=dns, the last lookups of host names
+	// failed, or nil. The servers known from earlier ones stay.
+	DiscoveryErr error
 }
 
 // ServerHealth is what is known of one server.
@@ -205,6 +329,27 @@ type ServerHealth struct {
 	Asked   time.Time // when it was last asked; zero for never
 	Version int       // server_version_num; 0 if unknown
 	Err     error     // why it is not up
+
+	// Ejected is why a replica that is up gets no reads while another one can
+	// serve them; empty if that is not so. From Trial on a statement tries it
+	// out, and ends that if it is answered.
+	Ejected string
+	Trial   time.Time
+
+	// Eligible reports whether a replica may serve a read now that need not see
+	// what was just written, and whether a primary may serve writes. Otherwise Why
+	// says what speaks against it, in one word out of a closed set: "down",
+	// "draining", "ejected", "lag", "lag-unknown", "read-preference" (replicas are
+	// not read), "role-unknown", "replaced" (it was the primary, or takes itself for it) or "foreign"
+	// (it is of another cluster).
+	Eligible bool
+	Why      string
+
+	// Took is how long the last answer to the probe took; zero for none.
+	Took time.Duration
+	// Latency is what nearly all reads lately took at most on the replica until
+	// they were answered: their 99th percentile. Zero means unknown.
+	Latency time.Duration
 }
 
 // Ready returns nil if the herd can serve reads and writes: the primary
@@ -223,18 +368,56 @@ func (h Health) Ready() error {
 	return fmt.Errorf("pgherd: no primary answers: %w", errors.Join(errs...))
 }
 
+// ineligible says why server i of p, of which h tells what the picture does not,
+// serves nothing now; empty if it does.
+func (p *picture) ineligible(i int, h *ServerHealth, now routing.Instant) string {
+	s := &p.Servers[i]
+	if p.Primary < 0 || !p.Servers[p.Primary].Up {
+		now = p.Asked // as decisions have it: nothing newer can be known
+	}
+	switch {
+	case errors.Is(h.Err, lagprobe.ErrForeignCluster):
+		return "foreign"
+	case errors.Is(h.Err, lagprobe.ErrStalePrimary):
+		return "replaced"
+	case !s.Up:
+		return "down"
+	case s.Draining:
+		return "draining"
+	case s.Role == routing.Primary:
+		return ""
+	case s.Role == routing.Unknown:
+		return "role-unknown"
+	case s.Ejected:
+		return "ejected"
+	case p.Preference == routing.OnlyPrimary || p.Preference == routing.Shadow:
+		return "read-preference"
+	case p.believes(i):
+		return ""
+	case !h.LagKnown && !p.LagUnknown && (p.MaxLag > 0 || p.MaxLagBytes > 0):
+		return "lag-unknown"
+	case p.MaxLag > 0 && h.LagKnown && now.Sub(s.Fresh) > p.MaxLag, p.MaxLagBytes > 0 && h.LagBytes > p.MaxLagBytes:
+		return "lag"
+	}
+	return ""
+}
+
+// believes reports whether the role of server i is believed, and not asked for.
+func (p *picture) believes(i int) bool { return p.servers[i].believed != routing.Unknown }
+
 // Health returns what is known of the servers now. Before the first Connect
 // nothing is.
 func (c *Connector) Health() Health {
 	c.mu.Lock()
 	p := c.view.Load()
 	status := make([]lagprobe.Status, len(p.servers))
+	ejected := make([]string, len(p.servers))
 	for i, s := range p.servers {
-		status[i] = s.status
+		status[i], ejected[i] = s.status, s.ejection.why
 	}
+	h := Health{DiscoveryErr: c.mu.discoveryErr}
 	c.mu.Unlock()
 	now := c.now()
-	var h Health
 	if k := c.names.Load(); k != nil {
 		h.CatalogErr = k.Err()
 	}
@@ -248,6 +431,13 @@ func (c *Connector) Health() Health {
 			Asked:    st.Asked,
 			Version:  st.Version,
 			Err:      st.Err,
+			Latency:  p.servers[i].usual(),
+		}
+		if !st.Answered.IsZero() {
+			sh.Took = st.Took
+		}
+		if rs.Ejected {
+			sh.Ejected, sh.Trial = ejected[i], c.epoch.Add(time.Duration(p.servers[i].trial.Load()))
 		}
 		switch {
 		case rs.Role == routing.Primary || p.servers[i].believed != routing.Unknown:
@@ -255,6 +445,8 @@ func (c *Connector) Health() Health {
 		case rs.Fresh > 0:
 			sh.Lag, sh.LagKnown = max(now.Sub(rs.Fresh), 0), true
 		}
+		sh.Why = p.ineligible(i, &sh, now)
+		sh.Eligible = sh.Why == ""
 		h.Servers = append(h.Servers, sh)
 	}
 	return h

@@ -24,15 +24,34 @@ type pgxRows struct {
 // says so.
 func (r *pgxRows) Next(dest []driver.Value) error {
 	err := r.Rows.Next(dest)
-	if err == nil || err == io.EOF || r.end.cn == nil {
+	if err == nil {
+		r.end.n++
+		return nil
+	}
+	r.end.stops = false
+	switch {
+	case r.end.cn == nil:
+		return err
+	case err != io.EOF:
+		return asCancelled(r.end.ctx, err)
+	}
+	if err := r.end.l.pg.notReplicated(r.end.ctx); err != nil {
 		return err
 	}
-	return asCancelled(r.end.ctx, err)
+	return io.EOF
 }
 
 // Close closes the rows and gives their connection back.
 func (r *pgxRows) Close() error {
-	err := r.Rows.Close()
+	var err error
+	if r.end.stops && r.end.mayStop() {
+		err = r.stop()
+	} else {
+		err = r.Rows.Close()
+	}
+	if err == nil && r.end.cn != nil {
+		err = r.end.l.pg.notReplicated(r.end.ctx)
+	}
 	r.end.reached(err)
 	return err
 }
@@ -41,6 +60,18 @@ func (r *pgxRows) Close() error {
 type otherRows struct {
 	sqlconn.Rows
 	end rowsEnd
+}
+
+// Next reads a row. Nothing is done with its error but to tell of it.
+func (r *otherRows) Next(dest []driver.Value) error {
+	err := r.Rows.Next(dest)
+	switch {
+	case err == nil:
+		r.end.n++
+	case err != io.EOF && r.end.failed == nil:
+		r.end.failed = err
+	}
+	return err
 }
 
 // Close closes the rows and gives their connection back.
@@ -60,6 +91,10 @@ type rowsEnd struct {
 	ctx    context.Context    // of the statement
 	stmt   driver.Stmt        // closed after the rows, if not nil
 	cancel context.CancelFunc // of query_timeout; nil for none
+	stops  bool               // Close had better not read the rest; pgxRows only
+	ob     *observation       // of the statement; nil where nobody wants to know
+	n      int64              // rows that were read
+	failed error              // what ended the rows; otherRows only
 }
 
 func (e *rowsEnd) reached(err error) {
@@ -75,9 +110,10 @@ func (e *rowsEnd) reached(err error) {
 		e.cancel()
 	}
 	if err != nil {
-		if isEvidence(&e.l, err) && !isCallers(err) {
+		if isEvidence(&e.l, routing.Unknown, err) && !isCallers(err) {
 			cn.c.suspect(e.l.owner)
 		}
+		cn.try.noteError(err)
 		cn.c.learnLate(context.Background(), e.sql, e.st, &e.l, err)
 	}
 	// INSERT … RETURNING commits only after its last row. Statements of other
@@ -87,10 +123,17 @@ func (e *rowsEnd) reached(err error) {
 	cn.noteWrite(e.st, &e.l)
 	cn.past = later
 	cn.settle(&e.l)
+	if err == nil {
+		err = e.failed
+	}
+	ob := e.ob
+	e.ob = nil
+	ob.end(err, e.n)
 }
 
 // wrapRows makes the rows of k settle its lease when they are closed.
 func (cn *Conn) wrapRows(ctx context.Context, k *call, cancel context.CancelFunc) driver.Rows {
+	stops := hintsOf(ctx).stops
 	if cn.keeps() || cn.holds() {
 		cn.held = k.l
 	}
@@ -102,7 +145,7 @@ func (cn *Conn) wrapRows(ctx context.Context, k *call, cancel context.CancelFunc
 			r = new(pgxRows)
 		}
 		r.Rows = rows
-		r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, ctx: ctx, stmt: k.stmt, cancel: cancel}
+		r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, ctx: ctx, stmt: k.stmt, cancel: cancel, stops: stops, ob: k.ob}
 		return r
 	}
 	r := &cn.otherRows
@@ -110,6 +153,6 @@ func (cn *Conn) wrapRows(ctx context.Context, k *call, cancel context.CancelFunc
 		r = new(otherRows)
 	}
 	r.Rows.Rows = k.rows
-	r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, ctx: ctx, stmt: k.stmt, cancel: cancel}
+	r.end = rowsEnd{cn: cn, past: cn.past, l: k.l, sql: k.sql, st: k.st, ctx: ctx, stmt: k.stmt, cancel: cancel, ob: k.ob}
 	return r
 }

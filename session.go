@@ -83,8 +83,8 @@ func (s *Session) Token() string {
 	return formatToken(marks)
 }
 
-// Wrote reports whether a statement of the session may have written anything
-// since it was begun or resumed. It is false for a nil Session.
+// Wrote reports whether a statement of the session may have written anything, or
+// has taken a lock, since it was begun or resumed. It is false for a nil Session.
 func (s *Session) Wrote() bool {
 	if s == nil {
 		return false
@@ -115,8 +115,9 @@ func (s *Session) on(c *Connector) *past {
 
 // A sight is what a read has shown: all that a server held at a time.
 type sight struct {
-	on *server         // nil for the primary, or several servers
-	at routing.Instant // zero for none
+	on   *server         // nil for the primary, or several servers
+	life routing.Instant // of on, when it was chosen: picture.since
+	at   routing.Instant // zero for none
 }
 
 // sight puts s into the terms of p.
@@ -126,8 +127,8 @@ func (p *picture) sight(s sight) routing.Sight {
 		return r
 	}
 	i := p.index(s.on)
-	if i < 0 {
-		return r
+	if i < 0 || p.since[i] != s.life {
+		return r // it may have lost some of what it had
 	}
 	r.Server = i + 1
 	if p.answered[i] > s.at {
@@ -191,19 +192,19 @@ func (h *past) noteWrite(at routing.Instant, p *picture) {
 // of a read was chosen.
 const unordered = math.MaxUint64
 
-// noteRead notes a read that s has answered by the time at, and whose server was
-// chosen at version. A nil s stands for the primary.
+// noteRead notes a read whose server was chosen at version.
 //
-// What s showed is no less than what reads had shown before s was chosen, and so
-// stands for them too. Not so with reads since then: a transaction may be on a
-// replica that another one has overtaken.
-func (h *past) noteRead(s *server, at routing.Instant, version uint64) {
+// What it showed is no less than what reads had shown before its server was
+// chosen, and so stands for them too. Not so with reads since then: a transaction
+// may be on a replica that another one has overtaken.
+func (h *past) noteRead(s sight, version uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if version != h.version && h.saw.on != s {
-		s = nil
+	if version != h.version && (h.saw.on != s.on || h.saw.life != s.life) {
+		s.on = nil
 	}
-	h.saw = sight{s, max(at, h.saw.at)}
+	s.at = max(s.at, h.saw.at)
+	h.saw = s
 	h.version++
 }
 
@@ -253,28 +254,30 @@ func (cn *Conn) enter(ctx context.Context) {
 	}
 }
 
-// noteRead remembers what k, which s has answered in this role, has shown. version
-// is that of the session when k's server was chosen, or unordered.
-func (cn *Conn) noteRead(k *call, s *server, role routing.Role, version uint64) {
-	if k.op == opPrepare || k.op == opPing || role != routing.Replica && k.st.Class != routing.Read {
+// noteRead remembers what k, which server i of p has answered, has shown; a
+// negative i stands for one that left the herd. version is that of the session
+// when k's server was chosen, or unordered.
+func (cn *Conn) noteRead(k *call, p *picture, i int, version uint64) {
+	onReplica := i >= 0 && p.Servers[i].Role == routing.Replica
+	if k.op == opPrepare || k.op == opPing || !onReplica && k.st.Class != routing.Read {
 		return
 	}
-	if role == routing.Replica {
+	var s sight
+	if onReplica {
 		// When it was read is not asked for: the checkout may well end with it,
 		// and the next trip has a time that is late enough.
-		cn.saw = sight{on: s}
+		s = sight{on: p.servers[i], life: p.since[i]}
+		cn.saw = s
 		if cn.past == nil {
 			return
 		}
-	} else {
-		s = nil
 	}
-	now := cn.c.now()
-	if s == nil {
-		cn.saw = sight{at: now}
+	s.at = cn.c.now()
+	if !onReplica {
+		cn.saw = s
 	}
 	if cn.past != nil {
-		cn.past.noteRead(s, now, version)
+		cn.past.noteRead(s, version)
 	}
 }
 
@@ -302,7 +305,7 @@ func (r *resumption) past(c *Connector) *past {
 			h.saw.at = at
 			for i, s := range p.servers {
 				if s.name == m.server && p.Servers[i].Role == routing.Replica {
-					h.saw.on = s
+					h.saw.on, h.saw.life = s, p.since[i]
 				}
 			}
 		}

@@ -84,6 +84,20 @@ func TestSessionState(t *testing.T) {
 			t.Errorf("err = %v, want ErrLockOnReplica", err)
 		}
 	})
+	t.Run("lock in a pool of one", func(t *testing.T) {
+		// What takes a lock once, as migrations do, must not keep the connection's
+		// later reads from the replicas for as long as it lives.
+		db := openDB(t, d.DSN())
+		db.SetMaxOpenConns(1)
+		if !get[bool](t, db, "select pg_try_advisory_lock(4)") {
+			t.Fatal("the lock is taken")
+		}
+		eventually(t, "reads go to the replicas", func() bool { return onReplica(t, db) })
+		if !get[bool](t, db, "select pg_advisory_unlock(4)") {
+			t.Error("the lock was not where it was taken")
+		}
+		eventually(t, "reads go to the replicas", func() bool { return onReplica(t, db) })
+	})
 	t.Run("temporary table in a pool of one", func(t *testing.T) {
 		// Nothing but the temporary table keeps the reads from the replicas.
 		db := openDB(t, d.DSN(), "consistency=eventual")
@@ -149,6 +163,7 @@ func TestSessionState(t *testing.T) {
 // A statement survives DDL that changes its result: PostgreSQL refuses the old
 // plan before it executes anything.
 func TestPreparedSurvivesDDL(t *testing.T) {
+	t.Parallel()
 	h := sharedHerd(t)
 	for _, mode := range []string{"cache_statement", "exec", "simple_protocol"} {
 		t.Run(mode, func(t *testing.T) {

@@ -34,13 +34,23 @@ var (
 // anywhere in the herd it answers from memory: database/sql prepares a
 // sql.Stmt anew on each connection that it meets.
 func (cn *Conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if query == sqlconn.RawText {
+		return rawStmt{cn: cn}, nil
+	}
+	if cn.via != nil {
+		return cn.viaPrepare(ctx, query)
+	}
 	s := &stmt{cn: cn, sql: query}
 	if n, ok := cn.c.prepared.open(query); ok {
 		s.numInput = n
+		cn.route = route{}
 		return s, nil
 	}
 	k := call{op: opPrepare, sql: query, st: cn.c.classify(query)}
-	if err := cn.run(ctx, &k); err != nil {
+	ctx = cn.c.observe(ctx, &k)
+	err := cn.run(ctx, &k)
+	k.ob.end(err, -1)
+	if err != nil {
 		return nil, err
 	}
 	s.numInput = k.stmt.NumInput()

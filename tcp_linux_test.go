@@ -15,7 +15,7 @@ func TestTCPUserTimeout(t *testing.T) {
 		param string
 		want  int // in milliseconds, as the kernel has it
 	}{
-		{"", 30000},
+		{"", 0},
 		{"?tcp_user_timeout=1500", 1500},
 		{"?tcp_user_timeout=0", 0},
 	} {

@@ -1,12 +1,15 @@
 package pgherd
 
 import (
+	"database/sql"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"github.com/pgherd/pgherd/pgherdtest"
+	"github.com/pgherd/pgherd/routing"
 )
 
 func TestToken(t *testing.T) {
@@ -50,12 +53,16 @@ func TestPastNotesReads(t *testing.T) {
 		note func(h *past)
 		want *server
 	}{
-		{"one after the other", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(b, 2, 1) }, b},
-		{"beside another", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(b, 2, 0) }, nil},
-		{"beside one of the same server", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(a, 2, 0) }, a},
-		{"in a transaction, first", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(a, 2, unordered) }, a},
-		{"in a transaction that was overtaken", func(h *past) { h.noteRead(b, 1, 0); h.noteRead(a, 2, unordered) }, nil},
-		{"on the primary", func(h *past) { h.noteRead(a, 1, 0); h.noteRead(nil, 2, 1) }, nil},
+		{"one after the other", func(h *past) { h.noteRead(sight{on: a, at: 1}, 0); h.noteRead(sight{on: b, at: 2}, 1) }, b},
+		{"beside another", func(h *past) { h.noteRead(sight{on: a, at: 1}, 0); h.noteRead(sight{on: b, at: 2}, 0) }, nil},
+		{"beside one of the same server", func(h *past) { h.noteRead(sight{on: a, at: 1}, 0); h.noteRead(sight{on: a, at: 2}, 0) }, a},
+		{"beside one of the same server, which has restarted", func(h *past) {
+			h.noteRead(sight{on: a, life: 1, at: 1}, 0)
+			h.noteRead(sight{on: a, life: 2, at: 2}, 0)
+		}, nil},
+		{"in a transaction, first", func(h *past) { h.noteRead(sight{on: a, at: 1}, 0); h.noteRead(sight{on: a, at: 2}, unordered) }, a},
+		{"in a transaction that was overtaken", func(h *past) { h.noteRead(sight{on: b, at: 1}, 0); h.noteRead(sight{on: a, at: 2}, unordered) }, nil},
+		{"on the primary", func(h *past) { h.noteRead(sight{on: a, at: 1}, 0); h.noteRead(sight{at: 2}, 1) }, nil},
 	} {
 		var h past
 		tt.note(&h)
@@ -67,6 +74,7 @@ func TestPastNotesReads(t *testing.T) {
 
 // A new connection to a standby that has lost some of what it had is not used.
 func TestConfirm(t *testing.T) {
+	t.Parallel()
 	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
 	lsn, err := h.Replica(1).LSN(t.Context())
 	if err != nil {
@@ -77,10 +85,11 @@ func TestConfirm(t *testing.T) {
 		lsn    uint64
 		want   error
 	}{
-		{h.Replica(1), 0, nil},
 		{h.Replica(1), lsn, nil},
 		{h.Replica(1), lsn + 1<<30, errBehind},
-		{h.Primary(), lsn + 1<<30, nil}, // has been promoted, for all that we know
+		{h.Replica(1), 0, nil},
+		{h.Primary(), lsn, errPromoted},
+		{h.Primary(), 0, errPromoted},
 	} {
 		dc, err := stdlib.GetDefaultDriver().Open(tt.server.DSN())
 		if err != nil {
@@ -91,5 +100,58 @@ func TestConfirm(t *testing.T) {
 			t.Errorf("%s, position %X: %v, want %v", tt.server.Name(), tt.lsn, err, tt.want)
 		}
 		p.Close()
+	}
+}
+
+// What a session has seen on a standby since that last answered is confirmed by
+// its next answer, if a connection is newer than the last one.
+func TestConfirmSight(t *testing.T) {
+	t.Parallel()
+	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
+	db, err := sql.Open("pgherd", h.DSN()+"&lag_check_interval=100ms&lag_check_timeout=30s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	c, err := FromDB(t.Context(), db)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p *picture
+	i := -1
+	for end := time.Now().Add(time.Minute); i < 0; time.Sleep(10 * time.Millisecond) {
+		p = c.view.Load()
+		i = slices.IndexFunc(p.Servers, func(s routing.Server) bool { return s.Role == routing.Replica && s.LSN != 0 })
+		if time.Now().After(end) {
+			t.Fatal("the herd has no replica")
+		}
+	}
+	connect := func() *physical {
+		t.Helper()
+		dc, err := stdlib.GetDefaultDriver().Open(h.Replica(1).DSN())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { dc.Close() })
+		return &physical{Conn: dc.(*stdlib.Conn), isNew: true, made: time.Now()}
+	}
+	trip := trip{seen: [2]sight{{on: p.servers[i], life: p.since[i], at: c.now()}}}
+	trip.look(p, c.now())
+
+	pg := connect()
+	if err := trip.confirm(t.Context(), c, pg, p, i); err != nil {
+		t.Errorf("the server is what it was: %v", err)
+	}
+	if q := c.view.Load(); q.answered[i] <= c.instant(pg.made) {
+		t.Error("nobody has asked the server since the connection was made")
+	}
+	if err := h.Replica(1).Restart(); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.WaitSync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := trip.confirm(t.Context(), c, connect(), p, i); err != errBehind {
+		t.Errorf("the server was restarted: %v, want %v", err, errBehind)
 	}
 }
