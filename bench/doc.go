@@ -35,6 +35,14 @@
 // database/sql keeps two idle connections if it is not told otherwise, which
 // makes any comparison one of dialling.
 //
+// BenchmarkSession asks what it costs that a session sees its own writes, beside
+// plain pgx: the time of a write, and how long after it reads are on a replica
+// again, compared with how long the replica takes to have it.
+//
+// BenchmarkCopyIn, BenchmarkCopyOut and BenchmarkBatchInsert move rows into a table
+// of a server, and out of it: with COPY by pgherd, pgx and lib/pq, by the server
+// itself out of a file, and with arrays and unnest as one writes that by hand.
+//
 // # Why the numbers can be believed
 //
 //   - A complete operation is measured, from the caller's call to the values in
