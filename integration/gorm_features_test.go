@@ -100,6 +100,7 @@ func TestGORMFeatures(t *testing.T) {
 	} {
 		for _, prepare := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s prepare=%t", c.name, prepare), func(t *testing.T) {
+				t.Parallel()
 				dsn := herdDatabase(t).DSN()
 				db, err := sql.Open("pgherd", dsn)
 				if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgherd/pgherd"
-	"github.com/pgherd/pgherd/pgherdtest"
+	"github.com/pgherd/pgherd/integration/herds"
 )
 
 // silentStatements are the statements of the golden file of package routing, so
@@ -46,9 +46,9 @@ const silentSchema = `
 
 // silentHerd starts a herd of its own, since the statements change servers,
 // and waits until its replica has the schema.
-func silentHerd(t *testing.T) *pgherdtest.Herd {
+func silentHerd(t *testing.T) herds.Herd {
 	t.Helper()
-	herd := pgherdtest.Start(t, pgherdtest.Replicas(1), pgherdtest.Settings(map[string]string{"log_statement": "all"}))
+	herd := startHerd(t, herds.Options{Replicas: 1, Settings: map[string]string{"log_statement": "all"}})
 	primary := openServer(t, herd.Primary())
 	if _, err := primary.ExecContext(t.Context(), silentSchema, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func silentHerd(t *testing.T) *pgherdtest.Herd {
 }
 
 // openServer opens one server of a herd by itself, as one session.
-func openServer(t *testing.T, s *pgherdtest.Server) *sql.DB {
+func openServer(t *testing.T, s interface{ DSN() string }) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("pgx", s.DSN())
 	if err != nil {
@@ -115,7 +115,7 @@ func TestSilentStatements(t *testing.T) {
 
 // statementsIn is the log of a server, which has each statement at the end of
 // a line.
-func statementsIn(s *pgherdtest.Server) string { return s.LogTail(1<<20) + "\n" }
+func statementsIn(s herds.Server) string { return s.LogTail(1<<20) + "\n" }
 
 // plain is a read of which the answer tells where it ran.
 const plain = "SELECT pg_is_in_recovery() FROM t LIMIT 1"

@@ -1,4 +1,4 @@
-package integration
+package oracle
 
 import (
 	"errors"
@@ -8,13 +8,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/pgherd/pgherd/internal/racedetector"
 	"github.com/pgherd/pgherd/pgherdtest"
 )
 
 // regressCorpus returns the directory of PostgreSQL's regression tests.
 func regressCorpus(t *testing.T) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "../scripts/regress-corpus")
+	cmd := exec.CommandContext(t.Context(), "../../scripts/regress-corpus")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -91,8 +92,12 @@ func chains(t *testing.T, corpus string) []chain {
 			groups++
 		}
 	}
-	hard := directory(t, "hard", "testdata/oracle/hard", "*.sql")
+	hard := directory(t, "hard", "testdata/hard", "*.sql")
 	hard.first = 1
+	if racedetector.Enabled {
+		// What there is to find for the race detector, these find.
+		return []chain{hard, directory(t, "plpgsql", filepath.Join(corpus, "src/pl/plpgsql/src"), "sql/*.sql")}
+	}
 	all := []chain{hard, regress}
 	modules, err := filepath.Glob(filepath.Join(corpus, "contrib/*"))
 	if err != nil {
