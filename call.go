@@ -397,8 +397,8 @@ func (cn *Conn) place(ctx context.Context, k *call, t *trip) (*picture, routing.
 		}
 
 		// The herd has no primary that answers, and no other server may run k.
-		// Servers are soon asked. Their next primary may take longer, and there
-		// may be one as long as a replica answers.
+		// Servers are soon asked. Their next primary may take longer, and so may
+		// servers that are too busy to answer, or on their way up.
 		able := func(p *picture) bool { return p.serves(cn.plan(k, t, p)) }
 		if t.since.IsZero() {
 			t.since = time.Now()
@@ -407,8 +407,8 @@ func (cn *Conn) place(ctx context.Context, k *call, t *trip) (*picture, routing.
 			continue
 		}
 		left := c.cfg.FailoverTimeout - time.Since(t.since)
-		if left > 0 && k.op != opPing && p.promotable() && ctx.Err() == nil {
-			c.await(ctx, left, func(p *picture) bool { return able(p) || !p.promotable() })
+		if left > 0 && k.op != opPing && p.worthAWait() && ctx.Err() == nil {
+			c.await(ctx, left, func(p *picture) bool { return able(p) || !p.worthAWait() })
 			continue
 		}
 		if d.Server >= 0 && !p.promotable() && t.lost == 0 && ctx.Err() == nil {
@@ -444,6 +444,15 @@ func (cn *Conn) isOwn(k *call, t *trip, p *picture) bool {
 	s.Wrote, s.WroteLSN, s.Seen = 0, 0, [2]routing.Sight{}
 	d := routing.Decide(k.st, s, &p.View, p, 0)
 	return d.Server >= 0 && d.Server != p.Primary
+}
+
+// worthAWait reports whether a server that may run what none may now is likely to
+// be there soon: a replica that may be promoted, or a server that is late with its
+// answer, or starts. When all of them are late at once it is often this process
+// that has no time to hear them. A sole server is tried in place of that, and one
+// that refuses connections is not waited for.
+func (p *picture) worthAWait() bool {
+	return p.promotable() || p.late && len(p.servers) > 1
 }
 
 // promotable reports whether a server answers that may be the next primary.

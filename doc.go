@@ -127,10 +127,12 @@
 // primary takes over are bounded by replica_fallback_max_conns, and a replica
 // that comes back gets its share of reads slowly (slow_start). A promoted replica
 // takes the writes as soon as it says so; what needs a primary waits for it up to
-// failover_timeout, before anything is sent, as long as a replica answers. A
+// failover_timeout, before anything is sent, as long as a replica answers. So
+// does every statement while no server may run it and some are late with their
+// answers, or starting: a herd that refuses all connections is an error at once. A
 // demoted primary gets nothing, and one that was replaced loses its connections:
 // what is on its way there fails, since it would be lost.
-// (TestReplicaDies, TestReplicaFreezes, TestStalledReadsMove,
+// (TestReplicaDies, TestReplicaFreezes, TestLateHerdIsWaitedFor, TestStalledReadsMove,
 // TestFailingReplicaIsEjected, TestEjectedReplicaIsTriedOut,
 // TestEjectionIsBounded, TestReadsLeaveFrozenPrimary,
 // TestPromotedReplicaTakesTheWrites, TestWriterWaitsForPromotion,

@@ -53,9 +53,10 @@ type Config struct {
 	// its own session has written or seen before the primary serves it. 0 means
 	// not at all. What others write through the same handle it never waits for.
 	ConsistencyTimeout time.Duration
-	// FailoverTimeout is how long a statement that only a primary may run
-	// waits for one, while a replica answers that may become it. Nothing of it
-	// has been sent by then. 0 means that it fails at once.
+	// FailoverTimeout is how long a statement that no server may run now waits
+	// for one, first of all what only a primary may run: while a replica answers
+	// that may become it, or servers are late with their answers or starting.
+	// Nothing of it has been sent by then. 0 means that it fails at once.
 	FailoverTimeout time.Duration
 	// SlowStart is the time in which a server that comes back gets from a tenth
 	// of its share of reads to all of it. 0 means that it gets all at once.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -109,6 +110,63 @@ func TestReplicaFreezes(t *testing.T) {
 	// Two questions unanswered, an interval between them, and the machine's noise.
 	if limit := 3 * time.Second; r.slowest > limit {
 		t.Errorf("the slowest read took %v, want at most %v", r.slowest, limit)
+	}
+}
+
+// Servers that are late with their answers are waited for, by reads and writes
+// alike; servers that refuse connections are not.
+func TestLateHerdIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	h := pgherdtest.Start(t, pgherdtest.Replicas(1))
+	db := openDB(t, h.DSN(), "lag_check_interval=100ms", "lag_check_timeout=300ms", "failover_timeout=10m")
+	mustExec(t, db, "create table t (n int)")
+	if err := h.WaitSync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	servers := []*pgherdtest.Server{h.Primary(), h.Replica(1)}
+	c := herdOf(t, db)
+	allUp := func(up bool) func() bool {
+		return func() bool {
+			s := c.Health().Servers
+			return s[0].Up == up && s[1].Up == up
+		}
+	}
+	for _, s := range servers {
+		if err := s.Freeze(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "no server answers", allUp(false))
+	done := make(chan error, 2)
+	go func() {
+		var n int
+		done <- db.QueryRow("select count(*) from t").Scan(&n)
+	}()
+	go func() {
+		_, err := db.Exec("insert into t values (1)")
+		done <- err
+	}()
+	waits := func() bool { return c.Stats().PrimaryWaits >= 2 }
+	eventually(t, "both wait", waits)
+	for _, s := range servers {
+		if err := s.Thaw(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range cap(done) {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+
+	for _, s := range servers {
+		if err := s.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "no server answers", allUp(false))
+	if _, err := db.Exec("insert into t values (2)"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("err %v, want a refused connection", err)
 	}
 }
 

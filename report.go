@@ -142,7 +142,8 @@ type Stats struct {
 	// own session had written or seen, and ConsistencyTimeouts those of them for
 	// which none did in time.
 	ConsistencyWaits, ConsistencyTimeouts uint64
-	// PrimaryWaits counts what waited for a primary because the herd had none.
+	// PrimaryWaits counts what waited because no server could run it: the herd
+	// had no primary, or nothing answered.
 	PrimaryWaits uint64
 	// Takeovers is the number of reads, of those that no replica can serve, that
 	// run on the primary now: see replica_fallback_max_conns.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +31,8 @@ type picture struct {
 	// lost reports that the primary does not answer, as opposed to answering
 	// with an error: what must run there had better wait.
 	lost bool
+
+	late bool // a server has not answered in time, or starts
 
 	answered []routing.Instant // when each server was last asked with success; zero for never
 	since    []routing.Instant // names the life of each server that answered: see lagprobe.Sample.Since
@@ -127,6 +130,16 @@ func isSilent(st *lagprobe.Status) bool {
 	return !errors.As(st.Err, &answer) || answer.Code == "57P03" // cannot_connect_now: it starts or stops
 }
 
+// isLate reports whether a server left the last question unanswered in a way that
+// often passes by itself: it took too long, or starts or stops.
+func isLate(st *lagprobe.Status) bool {
+	var timeout net.Error
+	var answer *pgconn.PgError
+	return errors.Is(st.Err, context.DeadlineExceeded) ||
+		errors.As(st.Err, &timeout) && timeout.Timeout() ||
+		errors.As(st.Err, &answer) && answer.Code == "57P03" // cannot_connect_now
+}
+
 // suspect takes a server out of the choice for reads, because a statement met
 // a failure of it, until the probe has asked it again, or for longer if that
 // happens again and again.
@@ -198,6 +211,7 @@ func (c *Connector) republishLocked() {
 		default:
 			c.describe(rs, s, now)
 		}
+		p.late = p.late || s.believed == routing.Unknown && !rs.Draining && isLate(&s.status)
 		rs.Weight = s.share(now, c.cfg.SlowStart)
 		if rs.Role == routing.Primary {
 			s.ejection = ejection{}
