@@ -23,7 +23,7 @@ demo: ## a real primary and two replicas, a workload, and servers that fail (30 
 .PHONY: test
 test: ## all tests of all modules, against real servers, with the race detector; some in containers, too
 	$(GO) run ./integration/cmd/suite -short
-	PGHERD_TEST_REQUIRE=1 scripts/with-postgres $(GO) test -race -count 1 -vet=off -p 2 -timeout 20m $(PACKAGES)
+	PGHERD_TEST_REQUIRE=1 scripts/with-postgres $(GO) test -race -count 1 -vet=off -p 1 -timeout 20m $(PACKAGES)
 	PGHERD_TEST_REQUIRE=1 scripts/with-postgres $(GO) test -count 1 -vet=off -p 2 -timeout 20m $(WHOLE)
 
 .PHONY: images

@@ -145,9 +145,10 @@ const maxIdle = 1 << 20
 // count counts a decision for s that was carried out, by its reason.
 func (s *server) count(why routing.Reason) { s.decisions[why].Add(1) }
 
-// cut closes all connections, in use or not: what waits on them moves on.
-func (s *server) cut() {
-	s.sockets.cut()
+// cut closes all connections, in use or not: what waits on them moves on, or
+// fails and is told why.
+func (s *server) cut(why error) {
+	s.sockets.cut(why)
 	s.dropIdle()
 }
 

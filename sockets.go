@@ -2,6 +2,8 @@ package pgherd
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -17,14 +19,43 @@ type sockets struct {
 	dialing map[*dialing]struct{} // guarded by mu
 }
 
-// A dialing is a connection that is being made.
-type dialing struct{ cancel context.CancelFunc }
+// Why sockets are closed by others than their users.
+var (
+	errSilent   = errors.New("pgherd: the server was given up, as it left a question unanswered")
+	errReplaced = errors.New("pgherd: the server was replaced as the primary")
+)
 
-// A socket is a network connection that can be closed by others than its user.
+// A dialing is a connection that is being made.
+type dialing struct{ cancel context.CancelCauseFunc }
+
+// A socket is a network connection that can be closed by others than its user,
+// who is told why.
 type socket struct {
 	net.Conn
 	set   *sockets
 	state atomic.Uint32
+	why   atomic.Pointer[error] // nil if nobody else has closed it
+}
+
+func (k *socket) Read(b []byte) (int, error) {
+	n, err := k.Conn.Read(b)
+	return n, k.explain(err)
+}
+
+func (k *socket) Write(b []byte) (int, error) {
+	n, err := k.Conn.Write(b)
+	return n, k.explain(err)
+}
+
+// explain returns err with the reason for which others have closed the socket.
+func (k *socket) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if why := k.why.Load(); why != nil {
+		return fmt.Errorf("%w: %w", *why, err)
+	}
+	return err
 }
 
 // What a socket is used for, as far as those need to know who cut reads.
@@ -36,8 +67,8 @@ const (
 
 // dial makes a connection by dial.
 func (s *sockets) dial(ctx context.Context, dial func(context.Context) (net.Conn, error)) (net.Conn, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	d := &dialing{cancel}
 	s.mu.Lock()
 	if s.dialing == nil {
@@ -53,6 +84,9 @@ func (s *sockets) dial(ctx context.Context, dial func(context.Context) (net.Conn
 	defer s.mu.Unlock()
 	delete(s.dialing, d)
 	if err != nil {
+		if why := context.Cause(ctx); why == errSilent || why == errReplaced {
+			return nil, fmt.Errorf("%w: %w", why, net.ErrClosed) // not the end of a caller's context
+		}
 		return nil, err
 	}
 	k := &socket{Conn: nc, set: s}
@@ -62,26 +96,27 @@ func (s *sockets) dial(ctx context.Context, dial func(context.Context) (net.Conn
 }
 
 // cut closes all sockets and gives up those that are being made.
-func (s *sockets) cut() { s.close(func(*socket) bool { return true }) }
+func (s *sockets) cut(why error) { s.close(why, func(*socket) bool { return true }) }
 
 // cutReads closes the sockets that wait for the answer to a read, or that nobody
 // has sent a statement on yet, and gives up those that are being made.
-func (s *sockets) cutReads() {
-	s.close(func(k *socket) bool { return k.state.CompareAndSwap(socketReading, socketCut) })
+func (s *sockets) cutReads(why error) {
+	s.close(why, func(k *socket) bool { return k.state.CompareAndSwap(socketReading, socketCut) })
 }
 
 // close closes the sockets for which cut is true and gives up those that are
 // being made.
-func (s *sockets) close(cut func(*socket) bool) {
+func (s *sockets) close(why error, cut func(*socket) bool) {
 	var closing []*socket
 	s.mu.Lock()
 	for k := range s.open {
 		if cut(k) {
+			k.why.Store(&why)
 			closing = append(closing, k)
 		}
 	}
 	for d := range s.dialing {
-		d.cancel()
+		d.cancel(why)
 	}
 	s.mu.Unlock()
 	for _, k := range closing {

@@ -94,16 +94,16 @@ func (c *Connector) learn(snap lagprobe.Snapshot) {
 		// primary those are the reads alone: nobody knows what became of a
 		// write.
 		if s == primary {
-			s.sockets.cutReads()
+			s.sockets.cutReads(errSilent)
 			s.dropIdle()
 		} else {
-			s.cut()
+			s.cut(errSilent)
 		}
 	}
 	if old != nil && old != primary {
 		// It was replaced, if only by one that no more is known of than that a
 		// standby follows it: what is committed there from now on is lost.
-		old.cut()
+		old.cut(errReplaced)
 	}
 }
 

@@ -102,7 +102,11 @@ func TestScrape(t *testing.T) {
 		if _, err := tx.ExecContext(t.Context(), "lock table visits in access exclusive mode"); err != nil {
 			t.Fatal(err)
 		}
-		until(t, "all clients wait", func() bool { return app.waiting(t, h) == 4 })
+		var servers []*sql.DB
+		for _, s := range h.Servers() {
+			servers = append(servers, openServer(t, s))
+		}
+		until(t, "all clients wait", func() bool { return app.waiting(t, servers) == 4 })
 		compareCounts(t, w, h, app, tx)
 		w.untilActive(t, "PgherdPoolFull")
 		if err := h.Replica(1).PauseReplay(t.Context()); err != nil {
@@ -268,15 +272,15 @@ func (a *app) status(t *testing.T) (s appStatus) {
 
 // waiting returns how many clients wait for a lock that is there on all servers, or for
 // a connection of which those have all.
-func (a *app) waiting(t *testing.T, h *pgherdtest.Herd) (n int) {
+func (a *app) waiting(t *testing.T, servers []*sql.DB) (n int) {
 	t.Helper()
 	for _, s := range a.status(t).Servers {
 		n += max(0, s.InFlight-s.Pool.InUse)
 	}
-	for _, s := range h.Servers() {
+	for _, s := range servers {
 		var waiting, locked int
 		const locks = "select count(*) filter (where not granted), count(*) filter (where granted and mode = 'AccessExclusiveLock') from pg_locks where relation = 'visits'::regclass"
-		if err := openServer(t, s).QueryRowContext(t.Context(), locks).Scan(&waiting, &locked); err != nil {
+		if err := s.QueryRowContext(t.Context(), locks).Scan(&waiting, &locked); err != nil {
 			t.Fatal(err)
 		}
 		if locked == 0 {
