@@ -65,10 +65,12 @@ func (h *Herd) open(ctx context.Context) error {
 		if i > 0 {
 			name = fmt.Sprintf("replica%d", i)
 		}
-		s, err := newServer(h, name)
+		s := &Server{herd: h, name: name}
+		l, err := newLocal(s)
 		if err != nil {
 			return err
 		}
+		s.machine = l
 		h.servers = append(h.servers, s)
 	}
 	h.primary.Store(h.servers[0])
@@ -78,7 +80,7 @@ func (h *Herd) open(ctx context.Context) error {
 		if s != h.servers[0] {
 			s.upstream.Store(h.servers[0])
 		}
-		if err := s.copyData(template); err != nil {
+		if err := s.machine.(*local).copyData(template); err != nil {
 			return err
 		}
 		return s.Start()
@@ -110,7 +112,7 @@ func (h *Herd) each(f func(*Server) error) error {
 func (h *Herd) Close() error { return h.closed() }
 
 func (h *Herd) close() error {
-	err := h.each((*Server).close)
+	err := h.each(func(s *Server) error { return s.machine.close() })
 	h.starter.close()
 	return errors.Join(err, h.dir.remove())
 }

@@ -96,7 +96,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 	must(t, h.Primary().Partition())
 	var pids []int
 	for _, s := range h.Servers() {
-		pids = append(append(pids, s.proc.pid), descendants(s.proc.pid)...)
+		pids = append(append(pids, localOf(s).proc.pid), descendants(localOf(s).proc.pid)...)
 	}
 	segments := sharedMemory(t, h)
 	must(t, h.Close())
@@ -123,7 +123,7 @@ func TestCloseLeavesNothing(t *testing.T) {
 func sharedMemory(t *testing.T, h *Herd) []string {
 	var ids []string
 	for _, s := range h.Servers() {
-		_, id, ok := strings.Cut(pidFileLine(s.data(), 7), " ")
+		_, id, ok := strings.Cut(pidFileLine(localOf(s).data(), 7), " ")
 		if !ok {
 			t.Fatalf("%s has no segment of shared memory in its pid file", s.Name())
 		}

@@ -109,3 +109,5 @@ func noAnswer(t testing.TB, answer <-chan error) {
 	case <-time.After(silence):
 	}
 }
+
+func localOf(s *Server) *local { return s.machine.(*local) }

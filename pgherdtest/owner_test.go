@@ -37,7 +37,7 @@ func ownHerd() {
 	var o owned
 	o.Dir = h.dir.path
 	for _, s := range h.Servers() {
-		o.Pids = append(append(o.Pids, s.proc.pid), descendants(s.proc.pid)...)
+		o.Pids = append(append(o.Pids, localOf(s).proc.pid), descendants(localOf(s).proc.pid)...)
 	}
 	json.NewEncoder(os.Stdout).Encode(o)
 	io.Copy(io.Discard, os.Stdin) // until it is killed, or its parent dies
@@ -98,8 +98,8 @@ func TestKillOrphan(t *testing.T) {
 	h := Start(t, Replicas(0))
 	p := h.Primary()
 	must(t, p.Freeze())
-	pids := append(descendants(p.proc.pid), p.proc.pid)
-	killOrphan(p.data())
+	pids := append(descendants(localOf(p).proc.pid), localOf(p).proc.pid)
+	killOrphan(localOf(p).data())
 	for _, pid := range pids {
 		if alive(pid) {
 			t.Errorf("process %d is still there: %s", pid, commandLine(pid))
@@ -111,8 +111,8 @@ func TestKillOrphan(t *testing.T) {
 	must(t, other.Start())
 	defer other.Wait()
 	defer other.Process.Kill()
-	must(t, os.WriteFile(filepath.Join(p.data(), "postmaster.pid"), fmt.Appendln(nil, other.Process.Pid), 0o600))
-	killOrphan(p.data())
+	must(t, os.WriteFile(filepath.Join(localOf(p).data(), "postmaster.pid"), fmt.Appendln(nil, other.Process.Pid), 0o600))
+	killOrphan(localOf(p).data())
 	if !alive(other.Process.Pid) {
 		t.Error("a process that is no server of this directory was ended")
 	}

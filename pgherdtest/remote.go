@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pgherd/pgherd/internal/herdrpc"
 )
@@ -27,8 +28,10 @@ func openRemote(ctx context.Context, program string, o options) (*Herd, error) {
 		return nil, fmt.Errorf("pgherdtest: have a herd run by %s: %w", program, err)
 	}
 	for i, a := range answer.Servers {
-		s := &Server{herd: h, name: a.Name, remote: &remote{client: client, number: i, addr: a.Addr}}
-		s.remote.setDirect(a.Direct)
+		s := &Server{herd: h, name: a.Name}
+		r := &remote{server: s, client: client, number: i, address: a.Addr}
+		r.setDirect(a.Direct)
+		s.machine = r
 		if i > 0 {
 			s.upstream.Store(h.servers[0])
 		}
@@ -40,11 +43,12 @@ func openRemote(ctx context.Context, program string, o options) (*Herd, error) {
 
 // A remote is a server that another program runs.
 type remote struct {
-	client *herdrpc.Client
-	number int
-	addr   string
-	direct atomic.Pointer[string]
-	down   atomic.Bool
+	server  *Server
+	client  *herdrpc.Client
+	number  int
+	address string
+	direct  atomic.Pointer[string]
+	down    atomic.Bool
 }
 
 func (r *remote) setDirect(dsn string) {
@@ -59,18 +63,63 @@ func (r *remote) do(ctx context.Context, op string, n int64) (string, error) {
 	return answer.Text, err
 }
 
-// control calls a method that takes no argument, and notes whether the server runs
-// then.
-func (r *remote) control(op string) error {
+// tell calls a method that takes no argument.
+func (r *remote) tell(op string) error {
 	_, err := r.do(context.Background(), op, 0)
+	return err
+}
+
+// turn calls a method that starts or ends the server.
+func (r *remote) turn(op string, down bool) error {
+	err := r.tell(op)
+	if err == nil {
+		r.down.Store(down)
+	}
+	return err
+}
+
+func (r *remote) addr() string       { return r.address }
+func (r *remote) directAddr() string { return *r.direct.Load() }
+func (r *remote) running() bool      { return !r.down.Load() }
+
+func (r *remote) logTail(n int) string {
+	text, err := r.do(context.Background(), "LogTail", int64(n))
 	if err != nil {
+		return err.Error()
+	}
+	return text
+}
+
+func (r *remote) start() error                { return r.turn("Start", false) }
+func (r *remote) stop() error                 { return r.turn("Stop", true) }
+func (r *remote) kill() error                 { return r.turn("Kill", true) }
+func (r *remote) freeze() error               { return r.tell("Freeze") }
+func (r *remote) thaw() error                 { return r.tell("Thaw") }
+func (r *remote) partition() error            { return r.tell("Partition") }
+func (r *remote) partitionReplication() error { return r.tell("PartitionReplication") }
+func (r *remote) heal() error                 { return r.tell("Heal") }
+
+func (r *remote) promote(ctx context.Context) error {
+	if _, err := r.do(ctx, "Promote", 0); err != nil {
 		return err
 	}
-	switch op {
-	case "Start":
-		r.down.Store(false)
-	case "Stop", "Kill":
-		r.down.Store(true)
-	}
+	r.server.upstream.Store(nil)
 	return nil
 }
+
+func (r *remote) follow(ctx context.Context, primary *Server) error {
+	if _, err := r.do(ctx, "Follow", int64(primary.machine.(*remote).number)); err != nil {
+		return err
+	}
+	r.server.upstream.Store(primary)
+	r.down.Store(false)
+	return nil
+}
+
+func (r *remote) applyDelay(ctx context.Context, d time.Duration) error {
+	_, err := r.do(ctx, "ApplyDelay", int64(d))
+	return err
+}
+
+// close does nothing: the program ends with its herd.
+func (r *remote) close() error { return nil }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/pgherd/pgherd/internal/pgcontrol"
@@ -16,19 +15,9 @@ import (
 // on accepting writes too; the other replicas are left with it until
 // [Server.Follow].
 func (s *Server) Promote(ctx context.Context) error {
-	if s.remote != nil {
-		if _, err := s.remote.do(ctx, "Promote", 0); err != nil {
-			return err
-		}
-		s.upstream.Store(nil)
-		s.herd.primary.Store(s)
-		return nil
+	if err := s.machine.promote(ctx); err != nil {
+		return err
 	}
-	if err := pgcontrol.Promote(ctx, s.DirectDSN()); err != nil {
-		return s.errorf("promote", err)
-	}
-	s.upstream.Store(nil)
-	s.stream.drop()
 	s.herd.primary.Store(s)
 	return nil
 }
@@ -42,27 +31,7 @@ func (s *Server) Follow(ctx context.Context, primary *Server) error {
 	if s == primary {
 		return s.errorf("follow", errors.New("it cannot follow itself"))
 	}
-	if s.remote != nil {
-		if _, err := s.remote.do(ctx, "Follow", int64(primary.remote.number)); err != nil {
-			return err
-		}
-		s.upstream.Store(primary)
-		s.remote.down.Store(false)
-		return nil
-	}
-	keep, err := s.canFollow(ctx, primary)
-	if err != nil {
-		return s.errorf("follow "+primary.name+" with", err)
-	}
-	if s.upstream.Swap(primary) != primary {
-		s.stream.drop()
-	}
-	if !keep {
-		if err := s.recopy(ctx, primary); err != nil {
-			return s.errorf("copy "+primary.name+" to", err)
-		}
-	}
-	return s.waitStreaming(ctx, primary)
+	return s.machine.follow(ctx, primary)
 }
 
 // waitStreaming returns when s streams from primary.
@@ -71,40 +40,6 @@ func (s *Server) waitStreaming(ctx context.Context, primary *Server) error {
 		return s.errorf("stream from "+primary.name+" to", err)
 	}
 	return nil
-}
-
-// canFollow reports whether s runs as a replica whose log is a beginning of the
-// primary's.
-func (s *Server) canFollow(ctx context.Context, primary *Server) (bool, error) {
-	if !s.running() {
-		return false, nil
-	}
-	return pgcontrol.CanFollow(ctx, s.DirectDSN(), primary.DirectDSN(), s.upstream.Load() == primary)
-}
-
-// recopy replaces the data of s with a copy of the primary's, and starts it.
-func (s *Server) recopy(ctx context.Context, primary *Server) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended {
-		return errClosed
-	}
-	if err := s.killLocked(); err != nil {
-		return err
-	}
-	if err := removeData(s.data()); err != nil {
-		return err
-	}
-	inst := s.herd.inst
-	cmd := inst.command(ctx, "pg_basebackup", "--pgdata="+s.data(), "--dbname="+primary.DirectDSN(),
-		"--wal-method=stream", "--checkpoint=fast", "--no-sync", "--no-manifest")
-	if err := s.herd.starter.run(cmd, inst.user); err != nil {
-		return err
-	}
-	if err := s.prepareData(); err != nil {
-		return err
-	}
-	return s.startLocked()
 }
 
 // PauseReplay makes a replica go on receiving log without replaying it, and
@@ -128,36 +63,7 @@ func (s *Server) ResumeReplay(ctx context.Context) error {
 // milliseconds, has passed since it, by recovery_min_apply_delay; 0 ends that.
 // It holds until it is changed, restarts included.
 func (s *Server) ApplyDelay(ctx context.Context, d time.Duration) error {
-	if s.remote != nil {
-		_, err := s.remote.do(ctx, "ApplyDelay", int64(d))
-		return err
-	}
-	running, err := s.setDelay(d)
-	if err != nil {
-		return s.errorf("delay", err)
-	}
-	if !running {
-		return nil // configured by the next start
-	}
-	if err := pgcontrol.WaitApplyDelay(ctx, s.DirectDSN(), d); err != nil {
-		return s.errorf("delay", err)
-	}
-	return nil
-}
-
-// setDelay configures the delay and reports whether there is a server to take
-// it over.
-func (s *Server) setDelay(d time.Duration) (running bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.delay = d
-	if !s.proc.running() {
-		return false, nil
-	}
-	if err := s.configure(); err != nil {
-		return true, err
-	}
-	return true, signal(s.proc.pid, syscall.SIGHUP)
+	return s.machine.applyDelay(ctx, d)
 }
 
 // LSN returns how far the server has come in the log: a primary with writing,
@@ -197,7 +103,7 @@ func (h *Herd) WaitLSN(ctx context.Context, lsn uint64) error {
 	errs := make([]error, len(h.servers))
 	var wg sync.WaitGroup
 	for i, s := range h.servers {
-		if s.upstream.Load() == primary && s.running() {
+		if s.upstream.Load() == primary && s.machine.running() {
 			wg.Go(func() { errs[i] = s.WaitLSN(ctx, lsn) })
 		}
 	}

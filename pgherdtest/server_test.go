@@ -31,13 +31,13 @@ func TestStopKillRestart(t *testing.T) {
 		t.Run(down.name, func(t *testing.T) {
 			conn := connect(t, p.DSN())
 			run(t, conn, "INSERT INTO t VALUES (1)")
-			children := descendants(p.proc.pid)
+			children := descendants(localOf(p).proc.pid)
 			if len(children) < 3 {
 				t.Fatalf("%d children, want those of a whole cluster", len(children))
 			}
 			must(t, down.f())
 			must(t, down.f()) // of a server that is down: nothing to do
-			for _, pid := range append(children, p.proc.pid) {
+			for _, pid := range append(children, localOf(p).proc.pid) {
 				if alive(pid) {
 					t.Errorf("process %d is still there: %s", pid, commandLine(pid))
 				}
@@ -89,8 +89,8 @@ func TestKillBusy(t *testing.T) {
 // TestExit has a server go down without one of our methods.
 func TestExit(t *testing.T) {
 	h := Start(t, Replicas(0))
-	must(t, signal(h.Primary().proc.pid, syscall.SIGQUIT))
-	<-h.Primary().proc.done
+	must(t, signal(localOf(h.Primary()).proc.pid, syscall.SIGQUIT))
+	<-localOf(h.Primary()).proc.done
 	ctx := timeout(t)
 	for !errors.Is(connectFails(t, ctx, h.Primary().DSN()), syscall.ECONNREFUSED) { // a moment later
 		if ctx.Err() != nil {
@@ -119,12 +119,12 @@ func TestPortTaken(t *testing.T) {
 	h := Start(t, Replicas(0))
 	p := h.Primary()
 	must(t, p.Stop())
-	ln, err := net.Listen("tcp", p.directAddr())
+	ln, err := net.Listen("tcp", p.machine.directAddr())
 	must(t, err)
 	defer ln.Close()
 	must(t, p.Start())
 	connect(t, p.DSN())
-	if p.directAddr() == ln.Addr().String() {
+	if p.machine.directAddr() == ln.Addr().String() {
 		t.Error("the server has a port that is taken")
 	}
 }
