@@ -339,8 +339,8 @@ func (t *trip) confirm(ctx context.Context, c *Connector, pg *physical, p *pictu
 			return err
 		}
 	}
-	if p.Servers[i].LSN == 0 {
-		return nil // nobody knows what it had
+	if p.servers[i].believed != routing.Unknown {
+		return nil // nobody asks it
 	}
 	// What was read there since then is beyond that position. The next answer
 	// tells whether the server is still the one that has shown it.
@@ -486,6 +486,9 @@ func (cn *Conn) runHeld(ctx context.Context, k *call) error {
 	if cn.c.cfg.ReadPreference == routing.Shadow {
 		cn.rehearseHeld(ctx, k, why)
 	}
+	if cn.past != nil && k.l.pg != nil && !k.l.onStandby() && !k.l.inTransaction() && k.readsEarly(cn.past.seen(), cn.saw) {
+		cn.c.awaitShown(ctx, &k.l) // what becomes of the connection, k meets too
+	}
 	err := k.do(ctx)
 	if err != nil && !k.l.inTransaction() && isStalePlan(err) && k.isOneCommand() {
 		err = k.do(ctx)
@@ -552,9 +555,18 @@ func (c *Connector) attempt(ctx context.Context, k *call, t *trip, p *picture, d
 		k.l = lease{}
 		return errPromoted
 	}
-	if role == routing.Replica && k.l.pg != nil {
-		if err := t.confirm(ctx, c, k.l.pg, p, d.Server); err != nil {
-			k.l.discard()
+	if k.l.pg != nil {
+		if role == routing.Replica {
+			err = t.confirm(ctx, c, k.l.pg, p, d.Server)
+		} else if k.readsEarly(t.seen[0], t.seen[1]) {
+			err = c.awaitShown(ctx, &k.l)
+		}
+		if err != nil {
+			if isCallers(err) && !k.l.closed() {
+				k.l.release()
+			} else {
+				k.l.discard()
+			}
 			k.l = lease{}
 			return err
 		}

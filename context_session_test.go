@@ -414,3 +414,89 @@ func TestMembersAtRunTime(t *testing.T) {
 		t.Errorf("%d servers, want 2", n)
 	}
 }
+
+// A standby shows a commit before the primary does if that waits for another standby.
+// A session that has seen it does not go back on the primary.
+func TestSessionSeesWhatPrimaryHides(t *testing.T) {
+	t.Parallel()
+	h := pgherdtest.Start(t, pgherdtest.Replicas(2))
+	admin := openPlain(t, h.Primary().DSN())
+	mustExec(t, admin, "create table t (n int)")
+	mustExec(t, admin, "alter system set synchronous_standby_names = 'replica2'")
+	mustExec(t, admin, "select pg_reload_conf()")
+	eventually(t, "a standby is synchronous", func() bool {
+		return get[int](t, admin, "select count(*) from pg_stat_replication where sync_state = 'sync'") == 1
+	})
+	// The herd does not know of that one, so that all reads are on the other.
+	db := openDB(t, strings.Replace(h.DSN(), ","+h.Replica(2).Addr(), "", 1), "consistency=eventual", "max_lag=0", "lag_check_interval=100ms", "consistency_timeout=1m")
+	c := herdOf(t, db)
+	if err := c.ReadCatalog(t.Context(), "select count(*) from t"); err != nil {
+		t.Fatal(err)
+	}
+	count := func(ctx context.Context, db queryer) (n int, err error) {
+		err = db.QueryRowContext(ctx, "select count(*) from t").Scan(&n)
+		return n, err
+	}
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	onPrimary := func(ctx context.Context, db queryer) (int, error) { return count(pgherd.WithPrimary(ctx), db) }
+	for i, tt := range []struct {
+		name string
+		ctx  context.Context
+		db   queryer
+		read func(context.Context, queryer) (int, error)
+	}{
+		{"statement", pgherd.NewSession(t.Context()), db, onPrimary},
+		{"conn", t.Context(), conn, onPrimary},
+		{"transaction", pgherd.NewSession(t.Context()), db, func(ctx context.Context, _ queryer) (int, error) {
+			tx, err := db.BeginTx(ctx, nil)
+			if err != nil {
+				return 0, err
+			}
+			defer tx.Rollback()
+			return count(ctx, tx)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			rows := i + 1
+			if err := h.Replica(2).PartitionReplication(); err != nil {
+				t.Fatal(err)
+			}
+			wrote := make(chan error, 1)
+			go func() {
+				_, err := admin.Exec("insert into t values (1)")
+				wrote <- err
+			}()
+			eventually(t, "a replica shows the row", func() bool {
+				n, err := count(tt.ctx, tt.db)
+				return err == nil && n == rows
+			})
+			if n := get[int](t, db, "/* pgherd: primary */ select count(*) from t"); n != rows-1 {
+				t.Fatalf("the primary shows %d rows", n)
+			}
+			waits := c.Stats().ConsistencyWaits
+			type result struct {
+				n   int
+				err error
+			}
+			got := make(chan result, 1)
+			go func() {
+				n, err := tt.read(tt.ctx, tt.db)
+				got <- result{n, err}
+			}()
+			eventually(t, "the session waits", func() bool { return c.Stats().ConsistencyWaits > waits })
+			if err := h.Replica(2).Heal(); err != nil {
+				t.Fatal(err)
+			}
+			if r := <-got; r.err != nil || r.n != rows {
+				t.Errorf("a session saw %d rows, and then %d: %v", rows, r.n, r.err)
+			}
+			if err := <-wrote; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

@@ -101,9 +101,13 @@
 // position of the primary that was asked for later. A read that only its own
 // session keeps from the replicas waits up to consistency_timeout for one, as
 // the probe is asked at once; then the primary serves it. A token of another
-// cluster or of a timeline that has ended makes the primary serve.
+// cluster or of a timeline that has ended makes the primary serve. Where standbys
+// are synchronous, a replica shows a commit before the primary does: what a session
+// reads on the primary after a replica, its transactions included, is asked for once
+// the commits that were waiting there are over, or consistency_timeout is. (One that
+// waits for longer, since its standbys are gone, may never be acknowledged.)
 // (TestReadYourWrites, TestLocksOrderReads, TestContextSession, TestRefusedToken,
-// TestTokenOfLostTimeline)
+// TestTokenOfLostTimeline, TestSessionSeesWhatPrimaryHides)
 //
 // Staleness. Any other read is at most max_lag stale. Lag is measured with log
 // positions: the probe remembers when the primary was where, and asks which

@@ -50,8 +50,9 @@ type Config struct {
 	// Consistency says which reads see which writes.
 	Consistency Consistency
 	// ConsistencyTimeout is how long a read waits for a replica to hold what
-	// its own session has written or seen before the primary serves it. 0 means
-	// not at all. What others write through the same handle it never waits for.
+	// its own session has written or seen before the primary serves it, and for the
+	// primary to show what a replica has shown. 0 means not at all. What others
+	// write through the same handle it never waits for.
 	ConsistencyTimeout time.Duration
 	// FailoverTimeout is how long a statement that no server may run now waits
 	// for one, first of all what only a primary may run: while a replica answers

@@ -139,8 +139,8 @@ type Stats struct {
 	Hedges, HedgesWon, HedgesSuppressed uint64
 
 	// ConsistencyWaits counts reads that waited for a replica to hold what their
-	// own session had written or seen, and ConsistencyTimeouts those of them for
-	// which none did in time.
+	// own session had written or seen, or for the primary to show what a replica
+	// had, and ConsistencyTimeouts those of them that waited in vain.
 	ConsistencyWaits, ConsistencyTimeouts uint64
 	// PrimaryWaits counts what waited because no server could run it: the herd
 	// had no primary, or nothing answered.

@@ -55,6 +55,8 @@ type server struct {
 	progress progress     // of its answers; belongs to Connector.watch
 	failed   atomic.Int64 // Instant of the last connection failure that a statement met; 0 for none
 
+	asynchronous atomic.Int64 // Instant at which it last said that it has no synchronous standby; 0 for never
+
 	decisions [routing.NumReasons]atomic.Uint64
 	shadow    [routing.NumReasons]atomic.Uint64 // decisions of the rehearsal
 	failures  atomic.Uint64                     // connection failures that statements met

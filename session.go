@@ -118,6 +118,10 @@ type sight struct {
 	on   *server         // nil for the primary, or several servers
 	life routing.Instant // of on, when it was chosen: picture.since
 	at   routing.Instant // zero for none
+
+	// early says that a standby has shown it, and that the primary need not have
+	// done so since: see shown.go.
+	early bool
 }
 
 // sight puts s into the terms of p.
@@ -200,8 +204,11 @@ const unordered = math.MaxUint64
 func (h *past) noteRead(s sight, version uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if version != h.version && (h.saw.on != s.on || h.saw.life != s.life) {
-		s.on = nil
+	if version != h.version {
+		if h.saw.on != s.on || h.saw.life != s.life {
+			s.on = nil
+		}
+		s.early = s.early || h.saw.early
 	}
 	s.at = max(s.at, h.saw.at)
 	h.saw = s
@@ -266,7 +273,7 @@ func (cn *Conn) noteRead(k *call, p *picture, i int, version uint64) {
 	if onReplica {
 		// When it was read is not asked for: the checkout may well end with it,
 		// and the next trip has a time that is late enough.
-		s = sight{on: p.servers[i], life: p.since[i]}
+		s = sight{on: p.servers[i], life: p.since[i], early: true}
 		cn.saw = s
 		if cn.past == nil {
 			return
@@ -302,7 +309,7 @@ func (r *resumption) past(c *Connector) *past {
 			h.wrote, h.lsn, h.of = at, m.lsn, m.lineage
 		}
 		if m.read {
-			h.saw.at = at
+			h.saw.at, h.saw.early = at, true
 			for i, s := range p.servers {
 				if s.name == m.server && p.Servers[i].Role == routing.Replica {
 					h.saw.on, h.saw.life = s, p.since[i]

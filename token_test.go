@@ -145,13 +145,18 @@ func TestConfirmSight(t *testing.T) {
 	if q := c.view.Load(); q.answered[i] <= c.instant(pg.made) {
 		t.Error("nobody has asked the server since the connection was made")
 	}
+	unknown := *p // as after a promotion, until it follows
+	unknown.Servers = slices.Clone(p.Servers)
+	unknown.Servers[i].LSN = 0
 	if err := h.Replica(1).Restart(); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.WaitSync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := trip.confirm(t.Context(), c, connect(), p, i); err != errBehind {
-		t.Errorf("the server was restarted: %v, want %v", err, errBehind)
+	for _, p := range []*picture{p, &unknown} {
+		if err := trip.confirm(t.Context(), c, connect(), p, i); err != errBehind {
+			t.Errorf("the server was restarted: %v, want %v", err, errBehind)
+		}
 	}
 }

@@ -374,7 +374,7 @@ func (a *application) session(client int) {
 			continue
 		}
 		if version < floor[key] {
-			a.fault("sessions", "one reads version %d of %s after %d", version, key, floor[key])
+			a.fault("sessions", "one reads version %d of %s after %d (on a replica: %t)", version, key, floor[key], onReplica)
 		}
 		floor[key] = max(floor[key], version)
 		a.mu.Lock()

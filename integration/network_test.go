@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -143,7 +144,7 @@ func (f *traffic) session() {
 		err := f.db.QueryRowContext(ctx, "select n from session").Scan(&got)
 		cancel()
 		switch {
-		case err != nil && f.noPrimary.Load():
+		case err != nil && f.noPrimary.Load() && tellsWhy(err):
 			f.mu.Lock()
 			f.refused++
 			f.mu.Unlock()
@@ -157,6 +158,13 @@ func (f *traffic) session() {
 		f.observed.Add(1)
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// tellsWhy reports whether err says that there is no primary, or that the one there
+// was does not answer.
+func tellsWhy(err error) bool {
+	var none *pgherd.RouteError
+	return errors.As(err, &none) || errors.Is(err, net.ErrClosed) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func (f *traffic) fault(format string, args ...any) {
