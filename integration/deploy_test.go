@@ -258,8 +258,17 @@ func TestCompose(t *testing.T) {
 			t.Errorf("%s: nothing is mounted at %s", name, s.Entrypoint[1])
 		}
 		if s.Build != nil {
-			if _, err := os.Stat(filepath.Join(deploy, "compose", s.Build.Context, s.Build.Dockerfile)); err != nil {
-				t.Errorf("%s: %v", name, err)
+			root := filepath.Join(deploy, "compose", s.Build.Context)
+			file, err := os.ReadFile(filepath.Join(root, s.Build.Dockerfile))
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			program := regexp.MustCompile(`(?m)^RUN .*go build .* (\./\S+)$`).FindSubmatch(file)
+			if program == nil {
+				t.Fatalf("%s: its Dockerfile builds nothing", name)
+			}
+			if _, err := os.Stat(filepath.Join(root, string(program[1]), "main.go")); err != nil {
+				t.Errorf("%s: what its Dockerfile builds: %v", name, err)
 			}
 		}
 	}
