@@ -38,7 +38,7 @@ integration: images ## what needs servers, on local ones and in containers of bo
 .PHONY: patroni
 patroni: ## Patroni replaces leaders under an application that writes (10 min)
 	integration/images/build bookworm pgherd-patroni:15 patroni python3-etcd etcd-server etcd-client
-	$(GO) test -run TestPatroni -v -count 1 -vet=off -timeout 25m -patroni ./integration
+	$(GO) test -run TestPatroni -v -count 1 -vet=off -timeout 25m ./integration -patroni
 
 .PHONY: bench
 bench: ## all benchmarks
