@@ -19,7 +19,8 @@ demo: ## a real primary and two replicas, a workload, and servers that fail (30 
 	@scripts/with-postgres sh -c '$(GO) build -buildvcs=false -o bin/pgherd ./cmd/pgherd && exec bin/pgherd demo $(DEMO)'
 
 # -count 1: go test does not know that results depend on servers, and would show
-# old ones. -vet=off: make lint does that, and more.
+# old ones. -p 1: a package has servers, and waits for them no longer than users
+# would. -vet=off: make lint does that, and more.
 .PHONY: test
 test: ## all tests of all modules, against real servers, with the race detector; some in containers, too
 	$(GO) run ./integration/cmd/suite -short

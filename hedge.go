@@ -153,8 +153,9 @@ func (l *leg) drop() {
 }
 
 // hedge is attempt with a second server, which is asked if the first has not
-// answered after the delay, or later if there was none to ask then. It returns where k has run or, if it failed, where it
-// was tried first. The error is then the first server's.
+// answered after the delay, or later if there was none to ask then. It returns
+// where k has run or, if it failed, where it was tried first. The error is then the
+// first server's.
 func (cn *Conn) hedge(ctx context.Context, k *call, t *trip, p *picture, d routing.Decision) (*picture, routing.Decision, error) {
 	c := cn.c
 	after := time.Duration(c.hedging.after.Load())
