@@ -107,8 +107,8 @@ func TestReplicaFreezes(t *testing.T) {
 	c := herdOf(t, db)
 	eventually(t, "the thawed replica is back", func() bool { return c.Health().Servers[1].Up && c.Health().Servers[2].Up })
 	r.end(t)
-	// Two questions unanswered, an interval between them, and the machine's noise.
-	if limit := 3 * time.Second; r.slowest > limit {
+	// Two questions unanswered, an interval between them, and much noise.
+	if limit := 10 * time.Second; r.slowest > limit {
 		t.Errorf("the slowest read took %v, want at most %v", r.slowest, limit)
 	}
 }
