@@ -33,7 +33,7 @@ images: ## images of PostgreSQL 15 and 17 from Debian's packages, for where no r
 	integration/images/build trixie pgherd-postgres:17
 
 .PHONY: integration
-integration: images ## what needs servers, on local ones and in containers of both images, and a table (1 h)
+integration: images ## what needs servers, on local ones and in containers of both images, and a table (20 min)
 	scripts/with-postgres $(GO) run ./integration/cmd/suite
 
 .PHONY: patroni

@@ -47,7 +47,7 @@ var suites = []suite{
 	{name: "routing", packages: []string{root}, run: "TestReadsAndWritesAreSplit|TestMisroute|TestRefusals|TestUnresolvedRunsOnce|TestSerializableIsThePrimarys",
 		// It needs a locale but C that gettext translates for, and an image may have none.
 		skip: "TestRefusals/de", short: true},
-	{name: "sessions", packages: []string{root}, run: "TestReadYourWrites|TestContextSession|TestSessionState|TestReadsAfterTransaction|TestRefusedToken|TestTokenOfLostTimeline|TestStaleReplicaIsNotRead|TestSessionOutlives"},
+	{name: "sessions", packages: []string{root}, run: "TestReadYourWrites|TestContextSession|TestSessionState|TestReadsAfterTransaction|TestRefusedToken|TestTokenOfLostTimeline|TestStaleReplicaIsNotRead|TestSessionOutlives|TestSessionSees"},
 	{name: "failover", packages: []string{root}, run: "TestReplicaDies|TestReplicaFreezes|TestPrimaryRestarts|TestPromotedReplica|TestReplacedPrimary|TestDemotedPrimary|TestNoServer|TestWriterWaitsForPromotion|TestReadsLeaveFrozenPrimary|TestInTxFailover"},
 	{name: "LISTEN", packages: []string{root}, run: "TestListen$|TestNotify|TestSlowSubscriber|TestListenOnMembers|TestListenerIsRefused|TestSubscriptionsComeAndGo"},
 	{name: "COPY", packages: []string{root}, run: "TestCopy|TestFailedCopy|TestRefusedCopyOut|TestCancelledCopies|TestBatchInsert|TestFailedBatchInsert"},
