@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -20,6 +21,8 @@ import (
 	"github.com/pgherd/pgherd"
 	"github.com/pgherd/pgherd/internal/racedetector"
 )
+
+var copyRows = flag.Int("copy.rows", 20_000, "how many rows TestCopyFormats copies in each format")
 
 // copyDB returns a database with a table of sheep for what COPY does, and a handle
 // with a single physical connection on each server: that it is kept shows at
@@ -53,11 +56,11 @@ func backend(t testing.TB, db queryer) int {
 // TestCopyFormats copies rows in and out in every format; what comes out of the
 // copy of a copy must be what went in, to the byte.
 func TestCopyFormats(t *testing.T) {
-	const n = 20_000
+	n := int64(*copyRows)
 	db := copyDB(t)
 	ctx := t.Context()
 	checksum := "select md5(string_agg(sheep::text, ',' order by id)) from sheep"
-	if rows, err := pgherd.CopyIn(ctx, db, "copy sheep from stdin (format csv)", bytes.NewReader(sheepCSV(n))); err != nil || rows != n {
+	if rows, err := pgherd.CopyIn(ctx, db, "copy sheep from stdin (format csv)", bytes.NewReader(sheepCSV(*copyRows))); err != nil || rows != n {
 		t.Fatalf("%d rows, err %v", rows, err)
 	}
 	want := get[string](t, db, checksum)
