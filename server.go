@@ -41,12 +41,13 @@ type server struct {
 	limit          int // most connections that db opens; 0 means no limit
 	acquireTimeout time.Duration
 
-	draining  atomic.Bool     // see Connector.Drain
-	returned  atomic.Int64    // Instant at which it came back, or joined a running herd; 0 for never
-	up, wasUp bool            // in the current picture; ever before. Guarded by Connector.mu
-	status    lagprobe.Status // the probe's latest word; guarded by Connector.mu
-	ejection  ejection        // guarded by Connector.mu
-	trial     atomic.Int64    // Instant from which a statement may try it out while it is ejected
+	warming   atomic.Pointer[context.CancelFunc] // ends keepWarm; nil while that does not run
+	draining  atomic.Bool                        // see Connector.Drain
+	returned  atomic.Int64                       // Instant at which it came back, or joined a running herd; 0 for never
+	up, wasUp bool                               // in the current picture; ever before. Guarded by Connector.mu
+	status    lagprobe.Status                    // the probe's latest word; guarded by Connector.mu
+	ejection  ejection                           // guarded by Connector.mu
+	trial     atomic.Int64                       // Instant from which a statement may try it out while it is ejected
 
 	inFlight atomic.Int64 // leases taken and not yet given back, those waiting included
 	latency  atomic.Int64 // moving average of the time to a read's answer, in ns; kept only for Balance Latency
@@ -182,8 +183,12 @@ func (s *server) close() error {
 }
 
 // keepWarm opens connections until at least n are open, as far as others leave room
-// for them.
+// for them: a lease that has to wait ends it.
 func (s *server) keepWarm(ctx context.Context, n int) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.warming.Store(&cancel)
+	defer s.warming.Store(nil)
 	st := s.db.Stats()
 	missing := n - st.OpenConnections
 	if missing <= 0 {
@@ -270,6 +275,11 @@ func (s *server) lease(ctx context.Context, l *lease) error {
 // lease beyond the pool's limit can have to wait for another one, so only that
 // pays for a timer; a dial is bounded by connect_timeout.
 func (s *server) conn(ctx context.Context, n int64) (*sql.Conn, error) {
+	if s.limit > 0 && n > int64(s.limit) {
+		if end := s.warming.Load(); end != nil {
+			(*end)()
+		}
+	}
 	if s.limit == 0 || n <= int64(s.limit) || s.acquireTimeout <= 0 {
 		return s.db.Conn(ctx)
 	}
