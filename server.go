@@ -273,7 +273,8 @@ func (s *server) lease(ctx context.Context, l *lease) error {
 
 // conn takes a connection out of the pool for the n-th lease in flight. Only a
 // lease beyond the pool's limit can have to wait for another one, so only that
-// pays for a timer; a dial is bounded by connect_timeout.
+// pays for a timer, and ends the warming, which may hold what it waits for; a dial is
+// bounded by connect_timeout.
 func (s *server) conn(ctx context.Context, n int64) (*sql.Conn, error) {
 	if s.limit > 0 && n > int64(s.limit) {
 		if end := s.warming.Load(); end != nil {
